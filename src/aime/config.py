@@ -1,0 +1,269 @@
+"""Every setting of AIME, once, with its default in sight.
+
+Each part of the system has one small dataclass; `TrainConfig` composes them, and the command line is made from it (flat
+flags: ``--latent-dim``, ``--learning-rate``, …). The defaults of `ModelConfig` are the ``base`` preset. What follows from
+another setting is derived in one place, as a property of the class that owns it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from aime.errors import ConfigError, unknown
+
+Preset = Literal["tiny", "base", "large"]
+BalancerName = Literal["rgb", "mean", "sum", "upgrad", "pcgrad", "cagrad", "config", "alignedmtl"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The size and shape of a world model. `action_dim` comes from the data and has no default."""
+
+    action_dim: int
+    """Numbers in one action."""
+    input_dim: int = 64
+    """Height and width of a frame in pixels: a multiple of 16."""
+    sequence_length: int = 16
+    """Frames in a training clip, and the span that the Perceiver looks back over."""
+
+    # Perception
+    img_perceiver_channels: int = 64
+    """Width of the first stage of every convolutional stack; deeper stages double it."""
+    num_codebook_perceiver: int = 1024
+    """Codes in the tokenizer's codebook."""
+    perceiver_code_dim: int = 256
+    """Size of one code."""
+    num_latent_perceiver: int = 128
+    """Perceiver latents per clip, shared out evenly over its frames."""
+    num_latent_channels_perceiver: int = 256
+    """Width of the Perceiver."""
+    perceiver_layers: int = 4
+    """Blocks of self-attention over time."""
+    perceiver_heads: int = 4
+    """Heads of every attention in the Perceiver."""
+    context_dim: int = 256
+    """Size of the context c[t]."""
+
+    # Belief
+    max_components: int = 15
+    """Truncation K of the Dirichlet-process mixture."""
+    latent_dim: int = 36
+    """Size of the latent state z[t]."""
+
+    # Dynamics
+    hidden_dim: int = 512
+    """Size of the recurrent state h[t]."""
+
+    # Attention
+    attention_dim: int = 64
+    """Size of one slot."""
+    num_slots: int = 5
+    """Slots that compete for each frame."""
+    slot_iterations: int = 3
+    """Rounds of slot attention."""
+    attention_floor: float = 0.25
+    """Share of the precision that is spread evenly over the frame, in (0, 1]: 1 switches attention as precision off."""
+    enforce_diversity: bool = True
+    """Keep each slot local and the slots apart; without it they collapse onto each other."""
+
+    # Learning
+    img_disc_layers: int = 4
+    """Strided convolutions of the discriminator."""
+    disc_num_heads: int = 4
+    """Heads of the discriminator's temporal transformer."""
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.type == "int":
+                _require(
+                    isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+                    f"{f.name} must be a whole number of at least 1, not {value!r}",
+                )
+        _require(self.input_dim % 16 == 0, f"input_dim must be a multiple of 16 (such as 64), not {self.input_dim}")
+        _require(
+            self.num_latent_perceiver % self.sequence_length == 0,
+            f"num_latent_perceiver ({self.num_latent_perceiver}) must be a multiple of sequence_length "
+            f"({self.sequence_length}), because the latents are shared out evenly over the frames",
+        )
+        _require(
+            self.num_latent_channels_perceiver % (2 * self.perceiver_heads) == 0,
+            f"num_latent_channels_perceiver ({self.num_latent_channels_perceiver}) must be a multiple of "
+            f"2 × perceiver_heads ({2 * self.perceiver_heads})",
+        )
+        _require(0.0 < self.attention_floor <= 1.0, f"attention_floor must be in (0, 1], not {self.attention_floor}")
+
+    @property
+    def token_grid(self) -> int:
+        """Height and width of the grid of codes (8 for 64×64 frames)."""
+        return self.input_dim // 8
+
+    @property
+    def attention_grid(self) -> int:
+        """Height and width of the attention maps (21 for 64×64 frames)."""
+        return (self.input_dim - 4) // 3 + 1
+
+    @property
+    def latents_per_frame(self) -> int:
+        """Perceiver latents that belong to one frame."""
+        return self.num_latent_perceiver // self.sequence_length
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights inside the four objectives. All likelihoods and KLs are in nats per frame, so beta = 1 is the ELBO."""
+
+    beta: float = 1.0
+    """Weight of the KL terms once warmed up."""
+    entropy_weight: float = 0.6
+    """Bonus for the entropy of the mixture weights."""
+    lambda_recon: float = 1.0
+    """Weight of the likelihood of the frames."""
+    lambda_att_dyn: float = 0.1
+    """Weight of the attention schema's dynamics: KL between posterior and prior map, and motion."""
+    lambda_gram: float = 0.05
+    """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
+    lambda_rollout: float = 1.0
+    """Weight of the open-loop (dreamed) steps inside the ELBO."""
+    rollout_steps: int = 4
+    """Open-loop steps K of the dreams that training rolls out; 0 trains on filtered frames only."""
+    rollout_starts: int = 1
+    """Start frames sampled per clip for those dreams."""
+    lambda_context: float = 1.0
+    """Weight of the head that predicts the next context for dreams."""
+    free_nats: float = 0.0
+    """KL per frame below which the latent is not pressed further."""
+    kl_balance: float = 0.5
+    """Share of the latent KL's gradient that goes to the prior; 0.5 is the plain KL."""
+    lambda_feature_matching: float = 1.0
+    """Weight of feature matching inside the adversarial objective."""
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            _require(value >= 0, f"{f.name} must not be negative, got {value!r}")
+        _require(0.0 <= self.kl_balance <= 1.0, f"kl_balance must be in [0, 1], got {self.kl_balance}")
+
+
+@dataclass(frozen=True)
+class BalancerConfig:
+    """How the gradients of the four objectives become one update."""
+
+    balancer: BalancerName = "rgb"
+    """Rotation-based balancing, or another aggregator to compare with."""
+    mu: float = 0.9
+    """Momentum of the consensus direction d."""
+    lambd: float = 1.0
+    """Proximity weight λ: how strongly a rotated gradient is held to its own direction."""
+    alpha_steps: int = 3
+    """Newton or sweep iterations of the solver for the angles."""
+    objective_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    """Say of each objective (ELBO, perception, attention, realism), applied after the rotation."""
+
+    def __post_init__(self) -> None:
+        names = list(BalancerName.__args__)  # type: ignore[attr-defined]
+        if self.balancer not in names:
+            raise unknown("balancer", self.balancer, names)
+        _require(0.0 <= self.mu < 1.0, f"mu must be in [0, 1), not {self.mu}")
+        _require(self.lambd >= 0.0, f"lambd must not be negative, got {self.lambd}")
+        _require(self.alpha_steps >= 1, f"alpha_steps must be at least 1, got {self.alpha_steps}")
+        _require(
+            len(self.objective_weights) == 4 and all(w >= 0 for w in self.objective_weights),
+            f"objective_weights must be four numbers that are not negative, got {self.objective_weights}",
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer and schedules."""
+
+    learning_rate: float = 0.0002
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    grad_clip: float = 5.0
+    """Largest norm of one update's gradient."""
+    lr_warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after its warm-up, down to a tenth at max_steps for cosine."""
+    warmup_epochs: float = 25.0
+    """Epochs over which beta rises from zero to its value."""
+    n_critic: int = 1
+    """Discriminator updates per update of the model."""
+    discriminator_learning_rate: float = 0.0002
+    """Learning rate of the discriminator."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "grad_clip", "discriminator_learning_rate"):
+            _require(getattr(self, name) > 0, f"{name} must be above zero, got {getattr(self, name)}")
+        for name in ("weight_decay", "lr_warmup_steps", "warmup_epochs"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        _require(self.n_critic >= 1, f"n_critic must be at least 1, got {self.n_critic}")
+
+
+def replace(config: Any, **changes: Any) -> Any:
+    """`dataclasses.replace` that names an unknown setting and the nearest known ones."""
+    known = [f.name for f in dataclasses.fields(config)]
+    for name in changes:
+        if name not in known:
+            raise unknown("setting", name, known)
+    return dataclasses.replace(config, **changes)
+
+
+@dataclass(frozen=True)
+class PresetValues:
+    """What a preset changes, per group of settings; everything else keeps its default."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+
+
+PRESETS: dict[str, PresetValues] = {
+    # Learns on two CPU cores in minutes.
+    "tiny": PresetValues(
+        model=dict(
+            img_perceiver_channels=24,
+            num_codebook_perceiver=256,
+            perceiver_code_dim=64,
+            num_latent_perceiver=64,
+            num_latent_channels_perceiver=96,
+            perceiver_layers=2,
+            context_dim=96,
+            max_components=10,
+            latent_dim=24,
+            hidden_dim=256,
+            attention_dim=32,
+            num_slots=4,
+        ),
+        optimizer=dict(learning_rate=0.0006, warmup_epochs=3.0),
+    ),
+    # The quickstart's Card 1: the defaults above.
+    "base": PresetValues(),
+    # For a big GPU.
+    "large": PresetValues(
+        model=dict(
+            img_perceiver_channels=128,
+            num_codebook_perceiver=4096,
+            num_latent_perceiver=256,
+            num_latent_channels_perceiver=512,
+            perceiver_layers=8,
+            perceiver_heads=8,
+            context_dim=512,
+            max_components=30,
+            latent_dim=96,
+            hidden_dim=1536,
+            attention_dim=128,
+            num_slots=8,
+        ),
+        optimizer=dict(learning_rate=0.0001),
+    ),
+}

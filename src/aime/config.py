@@ -1,7 +1,7 @@
 """Every setting of AIME, once, with its default in sight.
 
 Each part of the system has one small dataclass; `TrainConfig` composes them, and the command line is made from it (flat
-flags: ``--latent-dim``, ``--learning-rate``, …). The defaults of `ModelConfig` are the ``base`` preset. What follows from
+flags: ``--latent-dim``, ``--learning-rate``, …). The defaults of `ModelSettings` are the ``base`` preset. What follows from
 another setting is derived in one place, as a property of the class that owns it.
 """
 
@@ -23,11 +23,9 @@ def _require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The size and shape of a world model. `action_dim` comes from the data and has no default."""
+class ModelSettings:
+    """The size and shape of a world model, but for the size of an action, which only the data can tell."""
 
-    action_dim: int
-    """Numbers in one action."""
     input_dim: int = 64
     """Height and width of a frame in pixels: a multiple of 16."""
     sequence_length: int = 16
@@ -114,6 +112,19 @@ class ModelConfig:
     def latents_per_frame(self) -> int:
         """Perceiver latents that belong to one frame."""
         return self.num_latent_perceiver // self.sequence_length
+
+    def for_actions(self, action_dim: int) -> ModelConfig:
+        """The model that these settings make on data with actions of this size."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(ModelSettings)}
+        return ModelConfig(action_dim=action_dim, **own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ModelSettings):
+    """A world model's size and shape, complete. `action_dim` comes from the data and has no default."""
+
+    action_dim: int
+    """Numbers in one action."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,17 @@
+"""Attention: slots that see (bottom-up), a schema that expects (top-down), and precision."""
+
+from aime.attention.precision import gaussian_nll, motion_target, precision_map
+from aime.attention.schema import AttentionSchema, map_kl
+from aime.attention.slots import SlotAttention, Slots, slot_overlap, slot_spread
+
+__all__ = [
+    "AttentionSchema",
+    "SlotAttention",
+    "Slots",
+    "gaussian_nll",
+    "map_kl",
+    "motion_target",
+    "precision_map",
+    "slot_overlap",
+    "slot_spread",
+]

@@ -1,0 +1,94 @@
+"""The recurrent core of the VRNN: h[t] = LSTM(h[t-1], (z[t], c[t], a[t])).
+
+Because the posterior q(z[t] | o[t], c[t]) does not depend on h, the whole clip is one fused LSTM call; only a reset in
+the middle of a clip (an episode that ends there) splits it, into as many calls as there are reset times.
+Variational recurrent neural network: Chung et al., 2015 (arXiv 1506.02216).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class RecurrentState:
+    """What the LSTM carries between frames; both (layers=1, batch, hidden), as `torch.nn.LSTM` keeps them."""
+
+    hidden: Float[Tensor, "1 batch hidden"]
+    cell: Float[Tensor, "1 batch hidden"]
+
+    def where_first(self, is_first: Bool[Tensor, " batch"]) -> RecurrentState:
+        """The state with the elements that start an episode set back to zero."""
+        keep = (~is_first).to(self.hidden.dtype)[None, :, None]
+        return RecurrentState(self.hidden * keep, self.cell * keep)
+
+
+class RecurrentCore(nn.Module):
+    """A layer-normed LSTM, fused over time, with orthogonal recurrent weights.
+
+    The layer norms stand at its input and its output: inside the gates they would break the fused call.
+    """
+
+    def __init__(self, *, latent_dim: int, context_dim: int, action_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.hidden_dim = hidden_dim
+        self.embed = nn.Sequential(
+            nn.Linear(latent_dim + context_dim + action_dim, hidden_dim),
+            nn.LayerNorm(hidden_dim),
+            nn.SiLU(),
+        )
+        self.lstm = nn.LSTM(hidden_dim, hidden_dim, batch_first=True)
+        self.norm = nn.LayerNorm(hidden_dim)
+        for gate in self.lstm.weight_hh_l0.data.chunk(4):
+            nn.init.orthogonal_(gate)
+        # A forget gate that starts open lets gradients through the first steps of training (Jozefowicz et al., 2015).
+        nn.init.zeros_(self.lstm.bias_ih_l0)
+        nn.init.zeros_(self.lstm.bias_hh_l0)
+        self.lstm.bias_ih_l0.data[hidden_dim : 2 * hidden_dim] = 1.0
+
+    def initial(self, batch: int) -> RecurrentState:
+        """The state before the first frame of an episode: zeros."""
+        zeros = self.norm.weight.new_zeros(1, batch, self.hidden_dim)
+        return RecurrentState(zeros, zeros)
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch time latent"],
+        context: Float[Tensor, "batch time context"],
+        actions: Float[Tensor, "batch time action"],
+        state: RecurrentState,
+        is_first: Bool[Tensor, "batch time"] | None = None,
+    ) -> tuple[Float[Tensor, "batch time hidden"], RecurrentState]:
+        """Carry the belief through a clip.
+
+        Args:
+            is_first: true where an episode starts; the state is reset before that frame. It is read on the host, so a
+                tensor on the CPU costs no synchronisation with a GPU. None means that no frame resets.
+
+        Returns:
+            h[t] for every frame (layer-normed), and the state after the last one.
+        """
+        inputs = self.embed(torch.cat([latents, context, actions], dim=-1))
+        outputs = []
+        for start, stop in _segments(is_first, inputs.shape[1]):
+            if is_first is not None:
+                state = state.where_first(is_first[:, start].to(inputs.device))
+            hx = (state.hidden.to(inputs.dtype), state.cell.to(inputs.dtype))
+            output, (hidden, cell) = self.lstm(inputs[:, start:stop], hx)
+            state = RecurrentState(hidden, cell)
+            outputs.append(output)
+        return self.norm(torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]), state
+
+
+def _segments(is_first: Tensor | None, length: int) -> list[tuple[int, int]]:
+    """The stretches of a clip between the times at which any of its batch elements resets."""
+    if is_first is None or length == 1:
+        return [(0, length)]
+    resets = is_first[:, 1:].any(dim=0).nonzero().flatten().tolist()
+    edges = [0, *(t + 1 for t in resets), length]
+    return list(pairwise(edges))

@@ -1,25 +1,36 @@
 """Every setting of AIME, once, with its default in sight.
 
-Each part of the system has one small dataclass; `TrainConfig` composes them, and the command line is made from it (flat
-flags: ``--latent-dim``, ``--learning-rate``, …). The defaults of `ModelSettings` are the ``base`` preset. What follows from
-another setting is derived in one place, as a property of the class that owns it.
+Each part of the system has one small dataclass; `TrainConfig` composes them, and the command line is made from it
+(flat flags: ``--latent-dim``, ``--learning-rate``, …). The defaults are the ``base`` preset. What follows from another
+setting is derived in one place, as a property of the class that owns it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from aime.errors import ConfigError, unknown
 
 Preset = Literal["tiny", "base", "large"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bf16"]
+Renderer = Literal["auto", "egl", "osmesa", "warp"]
 BalancerName = Literal["rgb", "mean", "sum", "upgrad", "pcgrad", "cagrad", "config", "alignedmtl"]
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _require_choices(config: Any) -> None:
+    """Every setting whose type is a `Literal` has one of its values."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            raise unknown(name, getattr(config, name), get_args(hint))
 
 
 @dataclass(frozen=True)
@@ -179,9 +190,7 @@ class BalancerConfig:
     """Say of each objective (ELBO, perception, attention, realism), applied after the rotation."""
 
     def __post_init__(self) -> None:
-        names = list(BalancerName.__args__)  # type: ignore[attr-defined]
-        if self.balancer not in names:
-            raise unknown("balancer", self.balancer, names)
+        _require_choices(self)
         _require(0.0 <= self.mu < 1.0, f"mu must be in [0, 1), not {self.mu}")
         _require(self.lambd >= 0.0, f"lambd must not be negative, got {self.lambd}")
         _require(self.alpha_steps >= 1, f"alpha_steps must be at least 1, got {self.alpha_steps}")
@@ -213,11 +222,110 @@ class OptimizerConfig:
     """Learning rate of the discriminator."""
 
     def __post_init__(self) -> None:
+        _require_choices(self)
         for name in ("learning_rate", "grad_clip", "discriminator_learning_rate"):
             _require(getattr(self, name) > 0, f"{name} must be above zero, got {getattr(self, name)}")
         for name in ("weight_decay", "lr_warmup_steps", "warmup_epochs"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(self.n_critic >= 1, f"n_critic must be at least 1, got {self.n_critic}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which video to train on, how it is read, and how it is collected where there is none yet."""
+
+    env: str = "humanoid-walk"
+    """The task, as domain-task of the dm_control suite: humanoid-walk, cartpole-swingup, …"""
+    data_dir: Path | None = None
+    """Folder of the episodes; by default data/<env>. Where it holds none, some are collected first."""
+    batch_size: int = 8
+    """Clips in one training step (of one process, where there are several)."""
+    workers: int | None = None
+    """Processes that read clips ahead; by default 2 for CUDA, and none on a CPU, where training is far slower."""
+    episodes: int = 16
+    """Episodes to collect where there are none."""
+    renderer: Renderer = "auto"
+    """What draws the frames to collect; auto takes the first that works here."""
+    policy: str = "mixture"
+    """What moves the body in the episodes to collect."""
+    policy_file: Path | None = None
+    """A Python file with a policy of your own, instead of --policy."""
+
+    def __post_init__(self) -> None:
+        _require_choices(self)
+        _require(bool(self.env), "env must name a task, such as humanoid-walk")
+        _require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        _require(self.workers is None or self.workers >= 0, f"workers must not be negative, got {self.workers}")
+        _require(self.episodes >= 3, f"episodes must be at least 3 (train, validation, test), got {self.episodes}")
+
+    @property
+    def data_path(self) -> Path:
+        """Where the episodes are."""
+        return self.data_dir or Path("data") / self.env
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run, complete: what `aime train` takes, and what the run's config.yaml holds.
+
+    Every setting's name is unique over all the groups, so that each is one flat flag: --env, --latent-dim, --max-steps.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    loss: LossConfig = field(default_factory=LossConfig)
+    balancer: BalancerConfig = field(default_factory=BalancerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    preset: Preset = "base"
+    """Size of everything in one word; the other flags then change single values."""
+    run_dir: Path | None = None
+    """Folder of the run, by default runs/<env>. A run that is already there goes on from its last checkpoint."""
+    max_steps: int = 10_000
+    """Training steps of the whole run; raise it to train a finished run further."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA where there is a GPU."""
+    precision: Precision = "auto"
+    """auto is bf16 where it is supported and faster (on a CPU that is measured), else float32."""
+    seed: int = 0
+    """Decides the initial weights, the clips and all the noise: on one CPU the same seed is the same run to the bit."""
+    load_checkpoint: str | None = None
+    """Start from these weights (a run folder, a checkpoint folder or a hub name); with --eval-only: evaluate them."""
+    eval_only: bool = False
+    """Evaluate --load-checkpoint (or the run's last checkpoint) and train nothing."""
+
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl; a line is the mean over the steps since the one before."""
+    tensorboard: bool = True
+    """Write TensorBoard curves into the run folder as well."""
+    wandb: bool = False
+    """Send the metrics to Weights & Biases as well (needs the extra: pip install aime[wandb])."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; one more is written at the end, and on Ctrl-C."""
+    keep_checkpoints: int = 3
+    """Checkpoints to keep: the newest ones; 0 keeps all."""
+    eval_every: int = 500
+    """Steps between two looks at held-out episodes (quality of reconstructions and dreams); 0 for none."""
+    eval_clips: int = 8
+    """Held-out clips for that."""
+    visualize_attention: bool = False
+    """Draw the attention and the slots over the frames while training, too, every --picture-every steps."""
+    save_visualizations: bool = False
+    """Write pictures while training, too, every --picture-every steps; at the end they are always written."""
+    picture_every: int = 1000
+    """Steps between two sets of pictures, where they are asked for."""
+
+    def __post_init__(self) -> None:
+        _require_choices(self)
+        for name in ("max_steps", "log_every", "checkpoint_every", "picture_every", "eval_clips"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "keep_checkpoints", "eval_every"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def run_path(self) -> Path:
+        """Where the run is."""
+        return self.run_dir or Path("runs") / self.data.env
 
 
 def replace(config: Any, **changes: Any) -> Any:
@@ -236,45 +344,64 @@ class PresetValues:
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
 
 
 PRESETS: dict[str, PresetValues] = {
     # Learns on two CPU cores in minutes.
     "tiny": PresetValues(
-        model=dict(
-            img_perceiver_channels=24,
-            num_codebook_perceiver=256,
-            perceiver_code_dim=64,
-            num_latent_perceiver=64,
-            num_latent_channels_perceiver=96,
-            perceiver_layers=2,
-            context_dim=96,
-            max_components=10,
-            latent_dim=24,
-            hidden_dim=256,
-            attention_dim=32,
-            num_slots=4,
-        ),
-        optimizer=dict(learning_rate=0.0006, warmup_epochs=3.0),
+        model={
+            "img_perceiver_channels": 24,
+            "num_codebook_perceiver": 256,
+            "perceiver_code_dim": 64,
+            "num_latent_perceiver": 64,
+            "num_latent_channels_perceiver": 96,
+            "perceiver_layers": 2,
+            "context_dim": 96,
+            "max_components": 10,
+            "latent_dim": 24,
+            "hidden_dim": 256,
+            "attention_dim": 32,
+            "num_slots": 4,
+        },
+        optimizer={"learning_rate": 0.0006, "warmup_epochs": 3.0},
     ),
     # The quickstart's Card 1: the defaults above.
     "base": PresetValues(),
     # For a big GPU.
     "large": PresetValues(
-        model=dict(
-            img_perceiver_channels=128,
-            num_codebook_perceiver=4096,
-            num_latent_perceiver=256,
-            num_latent_channels_perceiver=512,
-            perceiver_layers=8,
-            perceiver_heads=8,
-            context_dim=512,
-            max_components=30,
-            latent_dim=96,
-            hidden_dim=1536,
-            attention_dim=128,
-            num_slots=8,
-        ),
-        optimizer=dict(learning_rate=0.0001),
+        model={
+            "img_perceiver_channels": 128,
+            "num_codebook_perceiver": 4096,
+            "num_latent_perceiver": 256,
+            "num_latent_channels_perceiver": 512,
+            "perceiver_layers": 8,
+            "perceiver_heads": 8,
+            "context_dim": 512,
+            "max_components": 30,
+            "latent_dim": 96,
+            "hidden_dim": 1536,
+            "attention_dim": 128,
+            "num_slots": 8,
+        },
+        optimizer={"learning_rate": 0.0001},
     ),
 }
+
+
+def preset_config(name: str) -> TrainConfig:
+    """The settings of a preset: ``tiny``, ``base`` or ``large``."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    values = PRESETS[name]
+    base = TrainConfig()
+    return replace(
+        base,
+        preset=name,
+        model=replace(base.model, **values.model),
+        optimizer=replace(base.optimizer, **values.optimizer),
+        loss=replace(base.loss, **values.loss),
+        data=replace(base.data, **values.data),
+        **values.run,
+    )

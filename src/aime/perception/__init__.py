@@ -1,0 +1,17 @@
+"""Perception: frames become codes, a causal context, features for attention and the posterior, and come back as frames."""
+
+from aime.perception.decoder import FrameDecoder
+from aime.perception.encoder import FrameEncoder, FrameFeatures
+from aime.perception.perceiver import CausalPerceiver, PerceiverCache, PerceiverOutput
+from aime.perception.tokenizer import TokenizerOutput, VQTokenizer
+
+__all__ = [
+    "CausalPerceiver",
+    "FrameDecoder",
+    "FrameEncoder",
+    "FrameFeatures",
+    "PerceiverCache",
+    "PerceiverOutput",
+    "TokenizerOutput",
+    "VQTokenizer",
+]

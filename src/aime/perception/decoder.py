@@ -1,0 +1,93 @@
+"""From a latent state and an attention map to a frame: p(o[t] | z[t], A[t]) (design law: no encoder feature gets here)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from aime.perception.blocks import PositionBias, ResidualBlock, Upsample, require_multiple_of_16
+
+
+def resize_matrix(size: int, new_size: int) -> Float[Tensor, "{new_size} {size}"]:
+    """The matrix R of a separable resize, image' = R image Rᵀ: area averaging down, linear interpolation up.
+
+    As a matrix product it is the same to the bit on every run and device kind, unlike the interpolation kernels, whose
+    backward passes on a GPU add in any order. Every row sums to one.
+    """
+    edges = torch.arange(new_size + 1, dtype=torch.float64) * size / new_size
+    cells = torch.arange(size, dtype=torch.float64)
+    if new_size <= size:
+        overlap = torch.minimum(edges[1:, None], cells + 1) - torch.maximum(edges[:-1, None], cells)
+        weights = overlap.clamp(min=0)
+    else:
+        centres = ((edges[1:] + edges[:-1]) / 2 - 0.5).clamp(0, size - 1)
+        weights = (1 - (centres[:, None] - cells).abs()).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+class Precision(nn.Module):
+    """Attention as precision at one scale: a gain and a bias per channel from how much attention each place gets.
+
+    From a = A·G² (one everywhere for uniform attention) come log(1 + a) and the bounded a / (1 + a), both less their
+    value at a = 1: uniform attention leaves the features exactly as they are, whatever has been learned.
+    """
+
+    def __init__(self, channels: int, attention_grid: int, grid: int) -> None:
+        super().__init__()
+        self.register_buffer("resize", resize_matrix(attention_grid, grid), persistent=False)
+        self.resize: Tensor
+        self.to_film = nn.Conv2d(2, 2 * channels, kernel_size=1, bias=False)
+        nn.init.normal_(self.to_film.weight, std=0.02)
+
+    def forward(
+        self, x: Float[Tensor, "n channels h w"], relative: Float[Tensor, "n grid grid"]
+    ) -> Float[Tensor, "n channels h w"]:
+        """Modulate features by the relative attention A·G²."""
+        with torch.autocast(x.device.type, enabled=False):
+            a = self.resize @ relative.float() @ self.resize.T
+            cues = torch.stack([torch.log1p(a) - torch.log(a.new_tensor(2.0)), a / (1 + a) - 0.5], dim=1)
+        gain, bias = self.to_film(cues).chunk(2, dim=1)
+        return x * (1 + gain) + bias
+
+
+class FrameDecoder(nn.Module):
+    """A latent state, broadcast coordinates and an attention map to the mean of a frame.
+
+    The latent is laid out on a grid of image_size / 16 and doubled four times. At each scale position is added (so that
+    places decode crisply) and attention modulates the features.
+
+    Raises `ConfigError` for an `image_size` that is not a multiple of 16.
+    """
+
+    def __init__(self, *, channels: int, image_size: int, latent_dim: int, attention_grid: int) -> None:
+        super().__init__()
+        require_multiple_of_16(image_size)
+        self.base_grid = image_size // 16
+        self.base_channels = 4 * channels
+        widths = [4 * channels, 2 * channels, channels, max(8, channels // 2)]
+        grids = [self.base_grid * 2**i for i in range(4)]
+        self.from_latent = nn.Linear(latent_dim, self.base_channels * self.base_grid**2)
+        self.positions = nn.ModuleList(PositionBias(c, g) for c, g in zip(widths, grids, strict=True))
+        self.precisions = nn.ModuleList(Precision(c, attention_grid, g) for c, g in zip(widths, grids, strict=True))
+        self.refine = nn.ModuleList([nn.Identity(), ResidualBlock(widths[1]), ResidualBlock(widths[2]), nn.Identity()])
+        self.up = nn.ModuleList(Upsample(a, b) for a, b in zip(widths, [*widths[1:], 3], strict=True))
+        self.act = nn.SiLU()
+        last = self.up[-1].conv
+        nn.init.normal_(last.weight, std=1e-3)
+        nn.init.zeros_(last.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(
+        self, latents: Float[Tensor, "n latent"], attention_map: Float[Tensor, "n grid grid"]
+    ) -> Float[Tensor, "n 3 h w"]:
+        """The mean of the frames, float32, unbounded (clamp it to [0, 1] to look at); mid-grey in a fresh model.
+
+        `attention_map` sums to one over space.
+        """
+        relative = attention_map * attention_map.shape[-1] * attention_map.shape[-2]
+        x = self.from_latent(latents).unflatten(1, (self.base_channels, self.base_grid, self.base_grid))
+        x = x.contiguous(memory_format=torch.channels_last)
+        for position, precision, refine, up in zip(self.positions, self.precisions, self.refine, self.up, strict=True):
+            x = up(self.act(precision(refine(position(x)), relative)))
+        return 0.5 + x.float()

@@ -1,0 +1,273 @@
+"""The causal Perceiver: reads the codes of each frame into a few latents, and the latents of the past into a context.
+
+Each frame has its own latents; they cross-attend to that frame's tokens, then blocks of self-attention run over the
+latents of this frame and the `window` - 1 frames before it, never past the start of an episode. Two read-outs query
+the final latents: the context c[t], and logits for the tokens of the next frame (Perceiver IO, Jaegle et al. 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from aime.errors import ConfigError
+
+
+@dataclass
+class PerceiverCache:
+    """What the Perceiver remembers of the last window - 1 frames: all that a next frame needs, however long the stream.
+
+    Batch comes first in both, so a belief can be picked, repeated and moved with plain indexing.
+    """
+
+    keys_values: Float[Tensor, "batch layers history latents two dim"]
+    """Keys and values of every block, before rotation."""
+    visible: Bool[Tensor, "batch history"]
+    """Whether a frame is remembered and belongs to the episode of the last frame."""
+
+    def __getitem__(self, index: Tensor | slice | list[int]) -> PerceiverCache:
+        """The memories of these batch elements."""
+        return PerceiverCache(self.keys_values[index], self.visible[index])
+
+    def repeat_interleave(self, repeats: int) -> PerceiverCache:
+        """Every batch element `repeats` times in a row."""
+        return PerceiverCache(
+            self.keys_values.repeat_interleave(repeats, dim=0), self.visible.repeat_interleave(repeats, dim=0)
+        )
+
+    def to(self, *args: torch.device | torch.dtype | str) -> PerceiverCache:
+        """Move, as `Tensor.to`; a dtype changes the keys and values only."""
+        keys_values = self.keys_values.to(*args)
+        return PerceiverCache(keys_values, self.visible.to(keys_values.device))
+
+    def detach(self) -> PerceiverCache:
+        """The same memory without its gradient."""
+        return PerceiverCache(self.keys_values.detach(), self.visible)
+
+
+@dataclass
+class PerceiverOutput:
+    """What `CausalPerceiver` makes of t frames per batch element."""
+
+    context: Float[Tensor, "b t context"]
+    """c[t], from frames ≤ t; float32."""
+    next_token_logits: Float[Tensor, "b t tokens codebook"]
+    """Logits of the tokens of frame t + 1, from frames ≤ t; float32."""
+    cache: PerceiverCache
+    """The memory with which the next frames can be read."""
+
+
+@dataclass
+class _Chunks:
+    """How t frames are cut into chunks of queries, each with the keys of its own frames and of the history before."""
+
+    size: int
+    """Frames of queries in one chunk."""
+    history: int
+    """Frames of keys before each chunk."""
+    mask: Bool[Tensor, "chunks 1 queries keys"]
+    """Which latents see which: b·chunks in all."""
+    cos: Float[Tensor, "keys half"]
+    sin: Float[Tensor, "keys half"]
+    """Rotations of the latents of history and chunk, in order."""
+
+
+def _rotate(x: Float[Tensor, "... n dim"], cos: Tensor, sin: Tensor) -> Float[Tensor, "... n dim"]:
+    """Rotary position embedding (Su et al. 2021) over the last dimension's two halves."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
+
+
+def _mlp(dim: int, ratio: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, ratio * dim), nn.GELU(), nn.Linear(ratio * dim, dim))
+
+
+class CrossAttention(nn.Module):
+    """Learned queries, the same for every frame, read a set of vectors."""
+
+    def __init__(self, *, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_queries = nn.LayerNorm(dim)
+        self.norm_source = nn.LayerNorm(dim)
+        self.to_queries = nn.Linear(dim, dim)
+        self.to_keys_values = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, queries: Float[Tensor, "queries dim"], source: Float[Tensor, "n keys dim"]
+    ) -> Float[Tensor, "n queries dim"]:
+        n = source.shape[0]
+        q = self.to_queries(self.norm_queries(queries)).unflatten(-1, (self.heads, -1)).transpose(0, 1)
+        k, v = self.to_keys_values(self.norm_source(source)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        read = F.scaled_dot_product_attention(q.expand(n, -1, -1, -1), k, v)
+        return queries + self.out(read.transpose(1, 2).flatten(2))
+
+
+class TemporalBlock(nn.Module):
+    """Self-attention over the latents of a window of frames, and an MLP."""
+
+    def __init__(self, *, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_queries = nn.Linear(dim, dim)
+        self.to_keys_values = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.mlp = _mlp(dim, 4)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t latents dim"],
+        past: Float[Tensor, "b history latents two dim"],
+        chunks: _Chunks,
+    ) -> tuple[Float[Tensor, "b t latents dim"], Float[Tensor, "b total latents two dim"]]:
+        """The latents after this block, and the keys and values of `past` and of all these frames in one."""
+        b, t = x.shape[:2]
+        normed = self.norm(x)
+        keys_values = self.to_keys_values(normed).unflatten(-1, (2, -1))
+        everything = torch.cat([past.to(keys_values.dtype), keys_values], dim=1)
+
+        padding = (0, 0, 0, 0, 0, -t % chunks.size)  # whole chunks only; nothing real sees the padded frames
+        queries = F.pad(self.to_queries(normed), padding)
+        queries = queries.unflatten(1, (-1, chunks.size)).flatten(0, 1).flatten(1, 2)
+        q = queries.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        windows = F.pad(everything, (0, 0, *padding)).unfold(1, chunks.history + chunks.size, chunks.size)
+        # b chunks latents two dim frames -> two (b chunks) heads (frames latents) dim
+        k, v = (
+            windows.flatten(0, 1).permute(2, 0, 4, 1, 3).flatten(2, 3).unflatten(-1, (self.heads, -1)).transpose(2, 3)
+        )
+        own = q.shape[2]
+        read = F.scaled_dot_product_attention(
+            _rotate(q, chunks.cos[-own:], chunks.sin[-own:]),
+            _rotate(k, chunks.cos, chunks.sin),
+            v,
+            attn_mask=chunks.mask,
+        )
+        read = read.transpose(1, 2).flatten(2).unflatten(1, (chunks.size, -1)).unflatten(0, (b, -1)).flatten(1, 2)
+        x = x + self.out(read[:, :t])
+        return x + self.mlp(x), everything
+
+
+class CausalPerceiver(nn.Module):
+    """Tokens of frames ≤ t to the context c[t] and to logits for the tokens of frame t + 1.
+
+    Attention looks back `window` frames, this one included, and never across an `is_first`. The cost of t frames is
+    linear in t, and reading them in any portions with the cache gives what reading them at once gives.
+
+    Raises `ConfigError` if `tokens_per_frame` is no square, or `dim` no multiple of 2 × `heads`.
+    """
+
+    def __init__(
+        self,
+        *,
+        token_dim: int,
+        tokens_per_frame: int,
+        codebook_size: int,
+        dim: int,
+        latents_per_frame: int,
+        window: int,
+        layers: int,
+        heads: int,
+        context_dim: int,
+    ) -> None:
+        super().__init__()
+        grid = math.isqrt(tokens_per_frame)
+        if grid * grid != tokens_per_frame:
+            raise ConfigError(f"tokens_per_frame must be a square number (such as 64), not {tokens_per_frame}")
+        if dim % (2 * heads):
+            raise ConfigError(f"dim must be a multiple of 2 × heads ({2 * heads}), not {dim}")
+        self.grid, self.dim, self.latents_per_frame, self.window = grid, dim, latents_per_frame, window
+        self.from_tokens = nn.Linear(token_dim, dim)
+        self.token_rows = nn.Parameter(torch.randn(grid, 1, dim) * 0.5)
+        self.token_columns = nn.Parameter(torch.randn(1, grid, dim) * 0.5)
+        self.latents = nn.Parameter(torch.randn(latents_per_frame, dim) * 0.5)
+        self.read = CrossAttention(dim=dim, heads=heads)
+        self.read_mlp = _mlp(dim, 4)
+        self.blocks = nn.ModuleList(TemporalBlock(dim=dim, heads=heads) for _ in range(layers))
+        self.context_query = nn.Parameter(torch.randn(1, dim) * 0.5)
+        self.read_context = CrossAttention(dim=dim, heads=heads)
+        self.to_context = nn.Sequential(_Residual(_mlp(dim, 2)), nn.LayerNorm(dim), nn.Linear(dim, context_dim))
+        self.next_rows = nn.Parameter(torch.randn(grid, 1, dim) * 0.5)
+        self.next_columns = nn.Parameter(torch.randn(1, grid, dim) * 0.5)
+        self.read_next = CrossAttention(dim=dim, heads=heads)
+        self.to_logits = nn.Sequential(_Residual(_mlp(dim, 2)), nn.LayerNorm(dim), nn.Linear(dim, codebook_size))
+        # Wavelengths from 2π frames to some 100 times that: the far end still tells the ends of a long window apart.
+        half = dim // heads // 2
+        angles = torch.arange(2 * window - 1)[:, None] * 100.0 ** (-torch.arange(half) / half)
+        self.register_buffer("angles", angles, persistent=False)
+        self.angles: Tensor
+
+    def forward(
+        self,
+        codes: Float[Tensor, "b t tokens code"],
+        is_first: Bool[Tensor, "b t"],
+        cache: PerceiverCache | None = None,
+    ) -> PerceiverOutput:
+        """Read t frames, the first of them right after those in `cache` if one is given.
+
+        `is_first` is true where an episode starts: there the past is forgotten.
+        """
+        b, t = is_first.shape
+        tokens = self.from_tokens(codes) + (self.token_rows + self.token_columns).flatten(0, 1)
+        latents = self.read(self.latents, tokens.flatten(0, 1))
+        x = (latents + self.read_mlp(latents)).unflatten(0, (b, t))
+
+        history = 0 if cache is None and t <= self.window else self.window - 1
+        if cache is None:
+            memory = x.new_zeros(b, len(self.blocks), history, self.latents_per_frame, 2, self.dim)
+            visible = is_first.new_zeros(b, history)
+        else:
+            memory, visible = cache.keys_values, cache.visible
+        # Remembered frames that are still visible continue into the present as episode 0; forgotten ones are -1.
+        episodes = torch.cat([visible.long() - 1, is_first.long().cumsum(1)], dim=1)
+        chunks = self._chunks(episodes, t, history)
+        remembered = []
+        for block, past in zip(self.blocks, memory.unbind(1), strict=True):
+            x, keys_values = block(x, past, chunks)
+            remembered.append(_last(keys_values, self.window - 1))
+        final = x.flatten(0, 1)
+        context = self.to_context(self.read_context(self.context_query, final)[:, 0])
+        logits = self.to_logits(self.read_next((self.next_rows + self.next_columns).flatten(0, 1), final))
+        # A frame of the running episode has the last frame's number; what was never there has none.
+        still_visible = _last(episodes == episodes[:, -1:], self.window - 1)
+        return PerceiverOutput(
+            context=context.float().unflatten(0, (b, t)),
+            next_token_logits=logits.float().unflatten(0, (b, t)),
+            cache=PerceiverCache(torch.stack(remembered, dim=1), still_visible),
+        )
+
+    def _chunks(self, episodes: Int64[Tensor, "b total"], t: int, history: int) -> _Chunks:
+        """Cut t frames after `history` remembered ones into chunks of at most `window` queries."""
+        size = min(t, self.window)
+        keys = F.pad(episodes, (0, -t % size), value=-2).unfold(1, history + size, size).flatten(0, 1)
+        queries = keys[:, history:]
+        distance = torch.arange(history, history + size, device=keys.device)[:, None] - torch.arange(
+            history + size, device=keys.device
+        )
+        banded = (distance >= 0) & (distance < self.window)
+        frames = (queries[:, :, None] == keys[:, None, :]) & banded
+        n = self.latents_per_frame
+        mask = frames.repeat_interleave(n, 1).repeat_interleave(n, 2)[:, None]
+        angles = self.angles[: history + size].repeat_interleave(n, 0)
+        return _Chunks(size, history, mask, angles.cos(), angles.sin())
+
+
+class _Residual(nn.Sequential):
+    """x + f(x)."""
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        return x + super().forward(x)
+
+
+def _last(x: Tensor, frames: int) -> Tensor:
+    """The last frames along dimension 1, with zeros (nothing) before them where there are too few."""
+    missing = frames - x.shape[1]
+    if missing > 0:
+        return torch.cat([x.new_zeros(x.shape[0], missing, *x.shape[2:]), x], dim=1)
+    return x[:, x.shape[1] - frames :]

@@ -1,0 +1,7 @@
+"""``python -m aime`` is ``aime``."""
+
+import sys
+
+from aime.cli import main
+
+sys.exit(main())

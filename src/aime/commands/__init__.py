@@ -1,0 +1,22 @@
+"""The commands of ``aime``, one module each, with ``run(argv) -> exit code``; `aime.cli` imports the one asked for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command lives, and what it does in a line."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "collect": Command("aime.commands.collect", "record video of a simulated task"),
+    "train": Command("aime.commands.train", "train a world model; goes on where it stopped"),
+    "evaluate": Command("aime.commands.evaluate", "figures on held-out episodes: reconstructions and dreams"),
+    "imagine": Command("aime.commands.imagine", "dream a video from a few frames and any actions"),
+    "inspect": Command("aime.commands.inspect", "pictures of what a model sees, attends to, believes and dreams"),
+    "doctor": Command("aime.doctor", "what this machine has, and what would improve it"),
+}

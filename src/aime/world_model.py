@@ -1,0 +1,499 @@
+"""The world model: the one place where the five pillars meet. It watches, believes and dreams.
+
+    p(o, z, A | a) = Π p(z[t] | h[t-1], c[t-1]) · p(A[t] | A[t-1], h[t-1], z[t]) · p(o[t] | z[t], A[t])
+
+    q(z[t] | o[t], c[t])                          the posterior, which does not need h: all frames run at once
+    h[t] = LSTM(h[t-1], (z[t], c[t], a[t]))       the belief after frame t and action t
+
+Whatever predicts frame t reads only frames and actions before t. See docs/architecture.md for the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from aime import losses
+from aime.attention import AttentionSchema, SlotAttention, Slots
+from aime.belief import DPGMMPrior, MixturePrior
+from aime.config import LossConfig, ModelConfig
+from aime.dynamics import RecurrentCore, RecurrentState
+from aime.errors import ShapeError
+from aime.inputs import check_actions, check_clip, to_unit_frames
+from aime.learning import TemporalPatchDiscriminator
+from aime.outputs import Belief, Dream, SequenceOutput
+from aime.perception import CausalPerceiver, FrameDecoder, FrameEncoder, PerceiverOutput, TokenizerOutput, VQTokenizer
+
+OBSERVE_CHUNK = 64
+"""Frames per clip that `observe` runs at once: long videos are filtered piece by piece, in bounded memory."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What watching a clip left behind, before anything is decoded."""
+
+    tokens: TokenizerOutput
+    perceived: PerceiverOutput
+    latent_mean: Float[Tensor, "batch time latent"]
+    latent_log_var: Float[Tensor, "batch time latent"]
+    latents: Float[Tensor, "batch time latent"]
+    hidden: Float[Tensor, "batch time hidden"]
+    hidden_before: Float[Tensor, "batch time hidden"]
+    """h[t-1], zero where an episode starts."""
+    prior: MixturePrior
+    slots: Slots
+    seen: Float[Tensor, "batch time grid grid"]
+    expected: Float[Tensor, "batch time grid grid"]
+    attention: Float[Tensor, "batch time grid grid"]
+    belief: Belief
+    paused: tuple[Belief, ...]
+    """Beliefs at the frames where `pauses` asked for them; no gradient is cut."""
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Latent steps of a dream, before anything is decoded."""
+
+    priors: tuple[MixturePrior, ...]
+    latents: Float[Tensor, "batch k latent"]
+    context: Float[Tensor, "batch k context"]
+    hidden: Float[Tensor, "batch k hidden"]
+    attention: Float[Tensor, "batch k grid grid"]
+    belief: Belief
+
+
+class WorldModel(nn.Module):
+    """AIME's world model.
+
+    >>> model = WorldModel(ModelConfig(action_dim=21))
+    >>> belief = model.observe(observations, actions)    # (B, T, 3, 64, 64) uint8, (B, T, 21) in [-1, 1]
+    >>> dream = model.imagine(belief, future_actions)    # (B, K, 21) -> dream.observations (B, K, 3, 64, 64)
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, grid = config.img_perceiver_channels, config.attention_grid
+        # Perception
+        self.tokenizer = VQTokenizer(
+            channels=channels,
+            code_dim=config.perceiver_code_dim,
+            codebook_size=config.num_codebook_perceiver,
+            image_size=config.input_dim,
+        )
+        self.perceiver = CausalPerceiver(
+            token_dim=config.perceiver_code_dim,
+            tokens_per_frame=config.token_grid**2,
+            codebook_size=config.num_codebook_perceiver,
+            dim=config.num_latent_channels_perceiver,
+            latents_per_frame=config.latents_per_frame,
+            window=config.sequence_length,
+            layers=config.perceiver_layers,
+            heads=config.perceiver_heads,
+            context_dim=config.context_dim,
+        )
+        self.encoder = FrameEncoder(channels=channels, image_size=config.input_dim, embed_dim=config.hidden_dim)
+        self.decoder = FrameDecoder(
+            channels=channels, image_size=config.input_dim, latent_dim=config.latent_dim, attention_grid=grid
+        )
+        # Attention
+        self.slot_attention = SlotAttention(
+            in_channels=self.encoder.grid_channels,
+            grid=grid,
+            slot_dim=config.attention_dim,
+            num_slots=config.num_slots,
+            iterations=config.slot_iterations,
+        )
+        self.schema = AttentionSchema(grid=grid, condition_dim=config.hidden_dim + config.latent_dim)
+        # Belief
+        self.posterior = _head(
+            config.hidden_dim + config.context_dim + self.slot_attention.summary_dim,
+            config.hidden_dim,
+            2 * config.latent_dim,
+        )
+        self.prior = DPGMMPrior(
+            condition_dim=config.hidden_dim + config.context_dim,
+            latent_dim=config.latent_dim,
+            max_components=config.max_components,
+            hidden_dim=config.hidden_dim,
+        )
+        # Dynamics
+        self.core = RecurrentCore(
+            latent_dim=config.latent_dim,
+            context_dim=config.context_dim,
+            action_dim=config.action_dim,
+            hidden_dim=config.hidden_dim,
+        )
+        self.context_head = _head(config.hidden_dim + config.latent_dim, config.hidden_dim, config.context_dim)
+        # Learning
+        self.discriminator = TemporalPatchDiscriminator(
+            channels=channels,
+            image_size=config.input_dim,
+            layers=config.img_disc_layers,
+            heads=config.disc_num_heads,
+            max_frames=config.sequence_length,
+        )
+        self.noise = losses.ObservationNoise()
+
+    # ------------------------------------------------------------------ the two verbs
+
+    @torch.no_grad()
+    def observe(
+        self,
+        observations: Tensor,
+        actions: Float[Tensor, "batch time action"],
+        is_first: Bool[Tensor, "batch time"] | None = None,
+        belief: Belief | None = None,
+    ) -> Belief:
+        """Watch frames and the actions taken after them; return the belief after the last one.
+
+        Fed frame by frame (`Belief.step`) it gives what it gives on the whole clip.
+
+        Args:
+            observations: (B, T, 3, H, W), uint8, or float in [0, 1]; any T.
+            actions: (B, T, A) in [-1, 1].
+            is_first: true where an episode starts; what was believed before is forgotten there.
+            belief: go on from here; None starts afresh.
+
+        Raises:
+            ShapeError: if a shape, dtype or range does not fit, or `belief` has dreamed.
+        """
+        check_clip(self.config, observations, actions, is_first)
+        if belief is not None and belief.perceiver is None:
+            raise ShapeError(
+                "this belief has dreamed, so it has no frames to go on from; keep the belief from before the dream"
+            )
+        for start in range(0, observations.shape[1], OBSERVE_CHUNK):
+            piece = slice(start, start + OBSERVE_CHUNK)
+            first = None if is_first is None else is_first[:, piece]
+            belief = self.watch(to_unit_frames(observations[:, piece]), actions[:, piece], first, belief).belief
+        assert belief is not None  # T ≥ 1 was checked
+        return belief
+
+    @torch.no_grad()
+    def imagine(
+        self,
+        belief: Belief,
+        actions: Float[Tensor, "batch k action"],
+        *,
+        sample: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Dream:
+        """Dream the K frames that follow a belief, using nothing of what is dreamed. Any K.
+
+        Args:
+            belief: after frame t and action a[t].
+            actions: (B, K, A) in [-1, 1]: actions[:, k] is taken after dreamed frame o[t+1+k]. The last one changes no
+                frame of this dream, only the belief that it ends with.
+            sample: draw each z from the mixture; False follows its mean, which gives the same dream every time.
+            generator: source of the draws, to repeat a dream.
+
+        Raises:
+            ShapeError: if the actions do not fit the model or the belief.
+        """
+        check_actions(self.config, actions)
+        if actions.shape[0] != len(belief):
+            raise ShapeError(
+                f"the belief holds {len(belief)} batch elements, but the actions are for {actions.shape[0]}"
+            )
+        if actions.shape[1] == 0:
+            raise ShapeError("a dream needs at least one action: its length is the number of actions")
+        draw: Callable[[MixturePrior], Tensor] = (
+            (lambda prior: prior.sample(generator=generator)) if sample else (lambda prior: prior.mean())
+        )
+        steps = self.dream(belief, actions, draw)
+        pieces = [
+            self.decode(steps.latents[:, k : k + OBSERVE_CHUNK], steps.attention[:, k : k + OBSERVE_CHUNK])
+            for k in range(0, actions.shape[1], OBSERVE_CHUNK)
+        ]
+        return Dream(
+            observations=torch.cat(pieces, dim=1).float().clamp(0, 1),
+            attention_map=steps.attention,
+            dpgmm_weights=torch.stack([prior.weights for prior in steps.priors], dim=1),
+            context=steps.context,
+            latents=steps.latents,
+            hidden=steps.hidden,
+            belief=steps.belief,
+        )
+
+    # ------------------------------------------------------------------ whole clips
+
+    def forward_sequence(
+        self,
+        observations: Tensor,
+        actions: Float[Tensor, "batch time action"],
+        is_first: Bool[Tensor, "batch time"] | None = None,
+        *,
+        sample: bool | None = None,
+    ) -> SequenceOutput:
+        """Everything that the model makes of a clip, with gradients; the arguments are those of `observe`.
+
+        Args:
+            sample: draw z from the posterior; False takes its mean. By default it draws while training only.
+        """
+        check_clip(self.config, observations, actions, is_first)
+        watched = self.watch(to_unit_frames(observations), actions, is_first, sample=sample)
+        return self._output(watched, self.decode(watched.latents, watched.attention))
+
+    def compute_total_loss(
+        self,
+        observations: Tensor,
+        actions: Float[Tensor, "batch time action"],
+        is_first: Bool[Tensor, "batch time"] | None = None,
+        *,
+        loss: LossConfig | None = None,
+        **weights: float,
+    ) -> tuple[dict[str, Tensor], SequenceOutput]:
+        """The four objectives, the discriminator's loss, and their parts.
+
+        Args:
+            loss: the weights inside the objectives.
+            weights: single fields of `LossConfig` by name (`beta=1.0, entropy_weight=0.6, lambda_recon=1.0,
+                lambda_att_dyn=0.1, lambda_gram=0.05, …`), over those of `loss`.
+
+        Returns:
+            Scalars by name, and the output of `forward_sequence`. `total_vae_loss`, `perceiver_loss`, `attention_loss`,
+            `adversarial_loss` and `discriminator_loss` carry gradients; the rest (see `aime.losses`) is for the log.
+        """
+        check_clip(self.config, observations, actions, is_first, ranges=not observations.is_cuda)
+        settings = losses.loss_settings(loss, weights)
+        frames = to_unit_frames(observations)
+        starts = losses.draw_starts(frames.shape[1], settings)
+        watched = self.watch(frames, actions, is_first, pauses=starts)
+        mean = self.decode(watched.latents, watched.attention)
+        scalars = losses.objectives(self, frames, actions, watched, mean, starts, settings)
+        return scalars, self._output(watched, mean)
+
+    def extract_context(self, videos: Tensor) -> Float[Tensor, "batch time context"]:
+        """What the Perceiver understands of a video up to each frame: c[t], from frames ≤ t."""
+        check_clip(self.config, videos, None, None)
+        return self._perceive(to_unit_frames(videos), None, None)[1].context
+
+    # ------------------------------------------------------------------ watching
+
+    def watch(
+        self,
+        frames: Float[Tensor, "batch time 3 height width"],
+        actions: Float[Tensor, "batch time action"],
+        is_first: Bool[Tensor, "batch time"] | None = None,
+        belief: Belief | None = None,
+        *,
+        sample: bool | None = None,
+        pauses: Sequence[int] = (),
+    ) -> Watched:
+        """Infer everything about a clip but its reconstruction, all frames at once."""
+        batch, time = frames.shape[:2]
+        first = self._episode_starts(is_first, batch, time, fresh=belief is None)
+        tokens, perceived = self._perceive(frames, first, belief)
+        context = perceived.context
+
+        features = self.encoder(frames.flatten(0, 1))
+        slots = self.slot_attention(features.grid)
+        evidence = torch.cat([features.embedding, context.flatten(0, 1), slots.summary()], dim=-1)
+        mean, log_var = self.posterior(evidence).float().unflatten(0, (batch, time)).chunk(2, dim=-1)
+        # Between e^-8 and e^2: a posterior can neither vanish nor drown the latent.
+        log_var = -3 + 5 * torch.tanh(log_var / 5)
+        drawn = self.training if sample is None else sample
+        latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean) if drawn else mean
+
+        state = self.core.initial(batch) if belief is None else belief.recurrent
+        hidden, states = self._carry(latents, context, actions, state, is_first, [*pauses, time - 1])
+        hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
+        context_before = _shift(context, None if belief is None else belief.context, first)
+        prior = self.prior(torch.cat([hidden_before, context_before], dim=-1))
+
+        seen = slots.attention.unflatten(0, (batch, time))
+        memory = self.schema.uniform(batch)
+        seen_before = _shift(seen, memory if belief is None else belief.attention_memory, None)
+        seen_before = torch.where(first[..., None, None], memory[:, None], seen_before)
+        expected = self.schema(seen_before.flatten(0, 1), hidden_before.flatten(0, 1), latents.flatten(0, 1))
+        attention = self.schema.fuse(seen.flatten(0, 1), expected).unflatten(0, (batch, time))
+
+        def belief_at(t: int, state: RecurrentState) -> Belief:
+            return Belief(
+                model=self,
+                recurrent=state,
+                hidden=hidden[:, t],
+                context=context[:, t],
+                attention_map=attention[:, t],
+                attention_memory=seen[:, t],
+                latents=latents[:, t],
+                perceiver=perceived.cache if t == time - 1 else None,
+            )
+
+        beliefs = [belief_at(t, state) for t, state in zip([*pauses, time - 1], states, strict=True)]
+        return Watched(
+            tokens=tokens,
+            perceived=perceived,
+            latent_mean=mean,
+            latent_log_var=log_var,
+            latents=latents,
+            hidden=hidden,
+            hidden_before=hidden_before,
+            prior=prior,
+            slots=slots,
+            seen=seen,
+            expected=expected.unflatten(0, (batch, time)),
+            attention=attention,
+            belief=beliefs[-1],
+            paused=tuple(beliefs[:-1]),
+        )
+
+    def _episode_starts(self, is_first: Tensor | None, batch: int, time: int, *, fresh: bool) -> Tensor:
+        """Where beliefs reset, on the model's device; a fresh clip starts one at its first frame."""
+        if is_first is None:
+            first = torch.zeros(batch, time, dtype=torch.bool, device=self.device)
+        else:
+            first = is_first.to(self.device, non_blocking=True)
+        if fresh:
+            first = torch.cat([torch.ones_like(first[:, :1]), first[:, 1:]], dim=1)
+        return first
+
+    def _perceive(
+        self, frames: Tensor, is_first: Tensor | None, belief: Belief | None
+    ) -> tuple[TokenizerOutput, PerceiverOutput]:
+        batch, time = frames.shape[:2]
+        if is_first is None:
+            is_first = self._episode_starts(None, batch, time, fresh=True)
+        tokens = self.tokenizer(frames.flatten(0, 1))
+        # The Perceiver reads the codes; it does not bend them: codes that are easy to predict would say little.
+        codes = tokens.codes.detach().flatten(1, 2).unflatten(0, (batch, time))
+        return tokens, self.perceiver(codes, is_first, None if belief is None else belief.perceiver)
+
+    def _carry(
+        self,
+        latents: Tensor,
+        context: Tensor,
+        actions: Tensor,
+        state: RecurrentState,
+        is_first: Tensor | None,
+        stops: Sequence[int],
+    ) -> tuple[Tensor, list[RecurrentState]]:
+        """The core over a clip, and its state after each frame in `stops` (the last of which ends the clip)."""
+        outputs, states, start = [], [], 0
+        for stop in stops:
+            piece = slice(start, stop + 1)
+            first = None if is_first is None else is_first[:, piece]
+            output, state = self.core(latents[:, piece], context[:, piece], actions[:, piece], state, first)
+            outputs.append(output)
+            states.append(state)
+            start = stop + 1
+        return torch.cat(outputs, dim=1), states
+
+    # ------------------------------------------------------------------ dreaming
+
+    def dream(
+        self,
+        belief: Belief,
+        actions: Float[Tensor, "batch k action"],
+        draw: Callable[[MixturePrior], Tensor],
+    ) -> Imagined:
+        """Step the belief forward on its own predictions. `draw` takes a latent from each prior."""
+        state, hidden, context, memory = belief.recurrent, belief.hidden, belief.context, belief.attention_memory
+        priors, latents, contexts, hiddens, maps = [], [], [], [], []
+        for action in actions.unbind(dim=1):
+            prior = self.prior(torch.cat([hidden, context], dim=-1))
+            z = draw(prior)
+            memory = self.schema(memory, hidden, z)
+            context = self.context_head(torch.cat([hidden, z], dim=-1))
+            output, state = self.core(z[:, None], context[:, None], action[:, None], state)
+            hidden = output[:, 0]
+            for store, value in zip(
+                (priors, latents, contexts, hiddens, maps), (prior, z, context, hidden, memory), strict=True
+            ):
+                store.append(value)
+        last = replace(
+            belief,
+            recurrent=state,
+            hidden=hidden,
+            context=context,
+            attention_map=memory,
+            attention_memory=memory,
+            latents=z,
+            perceiver=None,
+        )
+        stack = [torch.stack(x, dim=1) for x in (latents, contexts, hiddens, maps)]
+        return Imagined(tuple(priors), *stack, belief=last)
+
+    def decode(
+        self, latents: Float[Tensor, "batch time latent"], attention: Float[Tensor, "batch time grid grid"]
+    ) -> Float[Tensor, "batch time 3 height width"]:
+        """Mean of p(o | z, A), unclamped."""
+        batch, time = latents.shape[:2]
+        return self.decoder(latents.flatten(0, 1), attention.flatten(0, 1)).unflatten(0, (batch, time))
+
+    # ------------------------------------------------------------------ parameters
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.noise.frame.device
+
+    def objective_reach(self) -> dict[str, list[nn.Parameter]]:
+        """Which parameters each objective is differentiated for.
+
+        The ELBO trains everything that watches and dreams. Perception trains the tokenizer and the Perceiver. Attention
+        trains the slots, what they look at and the schema, and reaches the decoder through precision. Realism is the
+        decoder's job.
+        """
+
+        def of(*modules: nn.Module) -> list[nn.Parameter]:
+            return [p for module in modules for p in module.parameters()]
+
+        elbo = of(self.perceiver, self.encoder, self.slot_attention, self.schema, self.posterior, self.prior)
+        elbo += of(self.core, self.context_head, self.decoder)
+        return {
+            "total_vae_loss": elbo,
+            "perceiver_loss": of(self.tokenizer, self.perceiver),
+            "attention_loss": of(self.encoder, self.slot_attention, self.schema, self.decoder),
+            "adversarial_loss": of(self.decoder),
+        }
+
+    def discriminator_parameters(self) -> Iterator[nn.Parameter]:
+        """The adversary's parameters; they have an optimizer of their own."""
+        return self.discriminator.parameters()
+
+    def generator_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters but the adversary's."""
+        adversary = {id(p) for p in self.discriminator.parameters()}
+        return (p for p in self.parameters() if id(p) not in adversary)
+
+    def discriminator_loss(self, observations: Tensor, fake: Tensor) -> Tensor:
+        """The adversary's own loss on real and made clips (B, T, 3, H, W), for critic steps beyond the first."""
+        return losses.discriminator_loss(self.discriminator, to_unit_frames(observations), fake.detach())[0]
+
+    def _output(self, watched: Watched, mean: Tensor) -> SequenceOutput:
+        batch, time = mean.shape[:2]
+        return SequenceOutput(
+            context=watched.perceived.context,
+            latents=watched.latents,
+            latent_mean=watched.latent_mean,
+            latent_log_var=watched.latent_log_var,
+            hidden=watched.hidden,
+            prior=watched.prior,
+            attention_map=watched.attention,
+            attention_prior=watched.expected,
+            attention_seen=watched.seen,
+            slot_maps=watched.slots.maps.unflatten(0, (batch, time)),
+            tokens=watched.tokens.indices.unflatten(0, (batch, time)),
+            next_token_logits=watched.perceived.next_token_logits,
+            reconstruction_mean=mean,
+            belief=watched.belief,
+        )
+
+
+def _head(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, outputs))
+
+
+def _shift(values: Tensor, before: Tensor | None, is_first: Tensor | None) -> Tensor:
+    """values[:, t-1] at t; `before` (or zero) at the first frame, and zero wherever an episode starts."""
+    start = torch.zeros_like(values[:, :1]) if before is None else before[:, None].to(values.dtype)
+    shifted = torch.cat([start, values[:, :-1]], dim=1)
+    if is_first is None:
+        return shifted
+    return shifted * (~is_first).to(shifted.dtype).reshape(*is_first.shape, *([1] * (values.ndim - 2)))

@@ -1,0 +1,79 @@
+"""Where a run computes and with which numbers: `resolve_device`, `resolve_precision`, `autocast`.
+
+``auto`` precision is bf16 on a GPU that has it. Of CPUs some gain by it and some lose several times over, and no flag
+of the processor tells which, so there it is decided by a measurement of well under a second. The answer belongs in the
+run's config.yaml: a resumed run must not measure again and find otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from aime.config import Device, Precision
+
+log = logging.getLogger("aime")
+
+BF16_GAIN = 1.1
+"""How many times faster bf16 must be on a CPU before `auto` takes it: less than that is within the noise."""
+
+
+def resolve_device(name: Device = "auto") -> torch.device:
+    """The device that a name stands for here.
+
+    ``cuda`` on a machine without CUDA is the CPU, with a warning that says so: the same command works everywhere.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if name == "cuda":
+        log.warning(
+            "--device cuda: no CUDA device was found here (torch %s), so this runs on the CPU", torch.__version__
+        )
+    return torch.device("cpu")
+
+
+def resolve_precision(name: Precision, device: torch.device) -> Literal["float32", "bf16"]:
+    """The precision that a name stands for on a device; ``auto`` on a CPU measures."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bf16" if cpu_bf16_gain() >= BF16_GAIN else "float32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which the forward pass runs: bf16 where that is the precision, else no change."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def cpu_bf16_gain(rounds: int = 3) -> float:
+    """How many times faster a convolution and a matrix product are in bf16 than in float32 here, gradients included.
+
+    The two precisions take turns and the best time of each counts, so that a busy neighbour harms neither. Neither the
+    global random state nor the results of a run depend on it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(16, 32, 32, 32, generator=generator)
+    kernel = torch.randn(64, 32, 3, 3, generator=generator, requires_grad=True)
+    rows = torch.randn(512, 512, generator=generator)
+    weight = torch.randn(512, 512, generator=generator, requires_grad=True)
+
+    def seconds(enabled: bool) -> float:
+        start = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            total = F.conv2d(frames, kernel, padding=1).float().sum() + (rows @ weight).float().sum()
+        torch.autograd.grad(total, (kernel, weight))
+        return time.perf_counter() - start
+
+    best = {False: float("inf"), True: float("inf")}
+    for _ in range(rounds + 1):  # the first round warms up, and its times never are the best
+        for enabled in best:
+            best[enabled] = min(best[enabled], seconds(enabled))
+    return best[False] / best[True]

@@ -1,0 +1,78 @@
+"""From what a person names to a checkpoint: a run folder, a checkpoint folder, a bundled model or a hub name.
+
+`load_model` is `aime.load`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+import aime
+from aime.errors import CheckpointError, unknown
+from aime.training.checkpoint import CONFIG, MODEL, STATE, load_checkpoint
+from aime.training.runs import is_checkpoint, latest_in
+from aime.world_model import WorldModel
+
+BUNDLED = Path(aime.__file__).resolve().parents[2] / "pretrained"
+"""Models that come with AIME: pretrained/<name>/ is a checkpoint folder, and `aime.load("<name>")` loads it."""
+
+
+def load_model(name: str | Path, device: str | torch.device = "cpu") -> WorldModel:
+    """Load a trained model, in eval mode.
+
+    Args:
+        name: a run folder (its newest whole checkpoint is taken), a checkpoint folder, the name of a bundled model
+            ("cartpole-swingup"), or a name on the Hugging Face hub ("owner/model", with the extra aime[hub]).
+        device: where to put it.
+
+    Raises:
+        CheckpointError: nothing of that name, or it is truncated, damaged, foreign or of another version.
+    """
+    checkpoint = load_checkpoint(locate(name))
+    model = WorldModel(checkpoint.model_config)
+    checkpoint.restore_model(model)
+    return model.to(device).eval()
+
+
+def locate(name: str | Path) -> Path:
+    """The checkpoint folder that a name stands for; see `load_model`."""
+    path = Path(name)
+    if path.exists():
+        if path.is_dir() and not is_checkpoint(path):
+            found = latest_in(path)
+            if found is not None:
+                return found
+        return path  # load_checkpoint says what is wrong with it, if something is
+    if is_checkpoint(BUNDLED / name):
+        return BUNDLED / name
+    if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and path.suffix == "":
+        return _download(name)
+    bundled = sorted(p.name for p in BUNDLED.iterdir() if is_checkpoint(p)) if BUNDLED.is_dir() else []
+    if bundled and len(path.parts) == 1:
+        raise CheckpointError(f"there is no folder {name} here, and {unknown('bundled model', name, bundled)}")
+    raise CheckpointError(
+        f"there is no checkpoint {name}; give a run folder such as runs/humanoid-walk, a checkpoint folder inside one, "
+        "or a hub name such as owner/model"
+    )
+
+
+def _download(name: str) -> Path:
+    """Fetch the files of a model, and no others, from the hub (or find them in its cache)."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise CheckpointError(
+            f"there is no folder {name} here; to look for it on the Hugging Face hub, install the extra: "
+            "pip install 'aime[hub]'"
+        ) from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=[MODEL, CONFIG, STATE]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"there is no folder {name} here, and the Hugging Face hub did not give it: {reason}"
+        ) from error

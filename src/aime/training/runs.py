@@ -1,0 +1,172 @@
+"""A run's folder: what is where in it, which checkpoint is the newest, and whether given settings may continue it.
+
+runs/humanoid-walk/
+    config.yaml     the settings, as resolved (device, precision)
+    run.json        AIME's version, the task, the data's fingerprint
+    metrics.jsonl   one line for every --log-every steps
+    checkpoints/    step-00000500/, …
+    pictures/       what `aime.pictures` drew
+    tensorboard/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aime.config import TrainConfig
+from aime.errors import AimeError, CheckpointError, ConfigError, TrainingError
+from aime.training.checkpoint import STATE, is_whole, load_checkpoint
+from aime.training.config_file import differences, read_config
+from aime.training.disk import remove_folder
+
+log = logging.getLogger("aime")
+
+CHANGEABLE = frozenset(
+    ("preset", "run_dir", "data_dir", "max_steps", "device", "workers", "load_checkpoint", "eval_only")
+    + ("episodes", "renderer", "policy", "policy_file")
+    + ("log_every", "tensorboard", "wandb", "checkpoint_every", "keep_checkpoints", "eval_every", "eval_clips")
+    + ("visualize_attention", "save_visualizations", "picture_every")
+)
+"""Settings that a run may be continued with other values of: they do not change what is learned from which data."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places in a run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def record(self) -> Path:
+        """AIME's version, the task, the data's fingerprint, the run's identity."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The log, a JSON object on each line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of the pictures."""
+        return self.path / "pictures"
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step is or will be."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def find_latest(self) -> Path | None:
+        """The newest whole checkpoint, None if there is none. Newer ones that are not whole are named in the log."""
+        for folder in reversed(_steps(self.checkpoints)):
+            try:
+                load_checkpoint(folder, thorough=False)
+            except AimeError as error:
+                log.warning("%s (left as it is, and passed over)", error)
+            else:
+                return folder
+        return None
+
+    def make_room(self, step: int) -> Path:
+        """Where to write the checkpoint of a step; a broken one in its place is moved aside, not deleted."""
+        folder = self.checkpoint(step)
+        if folder.exists() and not is_whole(folder):
+            taken = 1
+            while (aside := folder.with_name(f"broken-{taken}-{folder.name}")).exists():
+                taken += 1
+            folder.rename(aside)
+        return folder
+
+    def prune(self, keep: int) -> None:
+        """Delete all whole checkpoints but the newest `keep`; 0 keeps all. What is not whole is not touched."""
+        whole = [folder for folder in _steps(self.checkpoints) if is_whole(folder)]
+        for folder in whole[:-keep] if keep else []:
+            remove_folder(folder)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process from training in the same folder. A killed process leaves no lock behind."""
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise TrainingError(
+                f"another process is training in {self.path}; wait for it, or give another --run-dir"
+            ) from error
+        finally:
+            os.close(handle)
+
+
+def run_settings(run: Path) -> TrainConfig | None:
+    """The settings of a run that is already there, None where there is none: what `aime train` continues with."""
+    path = RunFolder(run).config
+    return read_config(path) if path.is_file() else None
+
+
+def require_same_run(run: RunFolder, old: TrainConfig, new: TrainConfig) -> None:
+    """Refuse to continue a run under settings that are not its own, naming them.
+
+    Raises:
+        ConfigError: a setting outside `CHANGEABLE` differs.
+    """
+    ignore = CHANGEABLE | ({"precision"} if new.precision == "auto" else set())
+    changed = differences(old, new, ignore=ignore)
+    if changed:
+        listed = "; ".join(f"{name} is {before} there, {after} here" for name, (before, after) in changed.items())
+        raise ConfigError(
+            f"{run.path} holds a run with other settings: {listed}. Give its settings to continue it, or another "
+            f"--run-dir for a new run (with --load-checkpoint {run.path} it starts from what this one learned)"
+        )
+
+
+def latest_in(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run folder, or of a folder of checkpoints; None if it is neither.
+
+    Raises:
+        CheckpointError: it is one of the two, but no checkpoint in it is whole.
+    """
+    run = RunFolder(folder)
+    if not run.checkpoints.is_dir() and not run.config.is_file():
+        if not _steps(folder):
+            return None
+        run = RunFolder(folder.parent) if folder.name == run.checkpoints.name else run
+    found = run.find_latest()
+    if found is None:
+        raise CheckpointError(
+            f"run {folder} has no whole checkpoint yet; train it first: aime train --run-dir {folder}"
+        )
+    return found
+
+
+def _steps(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if re.fullmatch(r"step-\d+", p.name) and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder says of itself that it is a checkpoint, whole or not."""
+    return (folder / STATE).is_file()

@@ -1,0 +1,36 @@
+"""The schedules of a run, as pure functions of the step or the epoch: nothing to save, nothing to restore."""
+
+from __future__ import annotations
+
+import math
+
+from aime.config import LossConfig, OptimizerConfig
+
+FINAL_SHARE = 0.1
+"""Share of its peak at which the cosine schedule ends."""
+
+
+def lr_factor(step: int, config: OptimizerConfig, max_steps: int) -> float:
+    """Share of the peak learning rate that update number `step` (from 0) takes, in (0, 1].
+
+    It rises linearly over `lr_warmup_steps`, though never over more than a tenth of the run, so that a short run
+    trains, too. Then it stays ("constant") or falls along half a cosine to a tenth at `max_steps` ("cosine").
+    """
+    warmup = min(config.lr_warmup_steps, max_steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.lr_schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, max_steps - warmup))
+    return FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def beta_at(epoch: float, loss: LossConfig, config: OptimizerConfig) -> float:
+    """Weight of the KL terms at a point of training, in [0, beta].
+
+    Args:
+        epoch: passes over the data so far; a fraction of an epoch counts.
+    """
+    if config.warmup_epochs == 0:
+        return loss.beta
+    return loss.beta * min(1.0, epoch / config.warmup_epochs)

@@ -5,14 +5,14 @@
     batch = next(stream)                 # observations (4, 16, 3, 64, 64) uint8, actions, is_first
     stream.state_dict()                  # {"epoch": 0, "position": 4}: go on from here after a restart
 
-The sampler draws which frames a window covers from (seed, epoch); the dataset only reads them. So the batches do not depend on
-the number of worker processes, and nothing is carried from one window to the next.
+The sampler draws which frames a window covers from (seed, epoch); the dataset only reads them. So the batches do not
+depend on the number of worker processes, and nothing is carried from one window to the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,10 +46,10 @@ class Window(NamedTuple):
 class WindowDataset(Dataset[Item]):
     """Windows of `sequence_length` frames from the episodes of a split; none crosses from one episode into another.
 
-    An item is a dict: `observations` uint8 (T, 3, H, W), `actions` float32 (T, A) (the one taken after each frame), `is_first` bool (T,), true
-    where the window holds the first frame of its episode, and on request `rewards` float32 (T,) (received for that
-    action), `states` (T, S) and `segmentation` uint8 (T, H, W). Index it with a `Window`, or with a number: window n
-    of `windows(None)`, which has no randomness.
+    An item is a dict: `observations` uint8 (T, 3, H, W), `actions` float32 (T, A) (the one taken after each frame),
+    `is_first` bool (T,), true where the window holds the first frame of its episode, and on request `rewards` float32
+    (T,) (received for that action), `states` (T, S) and `segmentation` uint8 (T, H, W). Index it with a `Window`, or
+    with a number: window n of `windows(None)`, which has no randomness.
 
     Args:
         keys: the tensors wanted. Those that the store does not have are left out; `self.keys` says which are there.
@@ -80,35 +80,44 @@ class WindowDataset(Dataset[Item]):
         enough = lengths >= sequence_length
         if not enough.any():
             raise DataError(
-                f"no episode of the {split} split of {store.path} is as long as a window: the longest has {lengths.max()} "
-                f"frames, sequence_length is {sequence_length}"
+                f"no episode of the {split} split of {store.path} is as long as a window: the longest has "
+                f"{lengths.max()} frames, sequence_length is {sequence_length}"
             )
-        self._ids = np.array(ids)[enough]
-        self._lengths = lengths[enough]
-        self._counts = self._lengths // sequence_length
+        self.episodes = np.array(ids)[enough]
+        """Ids of the episodes that windows come from."""
+        self.lengths = lengths[enough]
+        """Frames of each of them."""
+        self._counts = self.lengths // sequence_length
+        self._ends = np.cumsum(self._counts)
 
     def __len__(self) -> int:
         """Windows in an epoch: as many as lie side by side in the episodes."""
-        return int(self._counts.sum())
+        return int(self._ends[-1])
 
     def windows(self, rng: np.random.Generator | None) -> list[Window]:
         """The windows of one epoch, episode by episode.
 
-        Each episode's possible first frames are cut into as many equal parts as it has windows; one is drawn
-        from each part. So every window of the data can come, and an epoch sees all parts of every episode. Without `rng` it is the
-        first of each part.
+        Each episode's possible first frames are cut into as many equal parts as it has windows; one is drawn from each
+        part. So every window of the data can come, and an epoch sees all parts of every episode. Without `rng` it is
+        the first of each part.
         """
-        episode = np.repeat(np.arange(len(self._ids)), self._counts)
-        part = np.arange(len(episode)) - np.repeat(np.cumsum(self._counts) - self._counts, self._counts)
-        within = rng.random(len(episode)) if rng is not None else np.zeros(len(episode))
-        starts = self._lengths[episode] - self.sequence_length + 1
-        first = np.floor((part + within) / self._counts[episode] * starts).astype(np.int64)
-        return [Window(int(id), int(at)) for id, at in zip(self._ids[episode], first, strict=True)]
+        places = np.arange(len(self))
+        within = rng.random(len(self)) if rng is not None else np.zeros(len(self))
+        return self._locate(places, within)
 
     def __getitem__(self, index: Window | tuple[int, int] | int) -> Item:
         if isinstance(index, int):
-            index = self.windows(None)[index]
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"window {index} of {len(self)}")
+            index = self._locate(np.array([index % len(self)]), np.zeros(1))[0]
         return read_window(self.store, Window(*index), self.sequence_length, self.keys)
+
+    def _locate(self, places: np.ndarray, within: np.ndarray) -> list[Window]:
+        episode = np.searchsorted(self._ends, places, side="right")
+        part = places - (self._ends - self._counts)[episode]
+        starts = self.lengths[episode] - self.sequence_length + 1
+        first = np.floor((part + within) / self._counts[episode] * starts).astype(np.int64)
+        return [Window(int(id), int(at)) for id, at in zip(self.episodes[episode], first, strict=True)]
 
 
 def read_window(store: EpisodeStore, window: Window, length: int, keys: Sequence[str]) -> Item:
@@ -145,6 +154,8 @@ class EpochSampler(Sampler[Window]):
     ) -> None:
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must be in [0, world_size), got {rank} of {world_size}")
+        if seed < 0:
+            raise ConfigError(f"seed must not be negative, got {seed}")
         self.dataset = dataset
         self.seed = seed
         self.rank = rank
@@ -180,8 +191,8 @@ def make_loader(
 ) -> DataLoader[Item]:
     """Batches of windows in the sampler's order, read ahead by `workers` processes (0: by this one, when asked).
 
-    A last batch that would be short is left out. Workers are spawned, not forked: a forked worker hangs where its parent
-    has decoded video.
+    A last batch that would be short is left out. Workers are spawned, not forked: a forked worker hangs where its
+    parent has decoded video.
     """
     if workers == 0:
         return DataLoader(dataset, batch_size, sampler=sampler, drop_last=True, pin_memory=pin_memory)
@@ -226,8 +237,8 @@ class BatchStream:
         if len(dataset) < self._step:
             raise DataError(
                 f"the {dataset.split} split of {dataset.store.path} has {len(dataset)} windows of "
-                f"{dataset.sequence_length} frames, fewer than a batch of {self._step}: collect more episodes, or make the "
-                "batch or the windows smaller"
+                f"{dataset.sequence_length} frames, fewer than a batch of {self._step}: collect more episodes, or make "
+                "the batch or the windows smaller"
             )
         self._loader = make_loader(dataset, self.sampler, batch_size, workers, pin_memory)
         self._batches: Iterator[Item] | None = None
@@ -283,11 +294,11 @@ def fixed_clips(
         raise ConfigError(f"count must be at least 1, got {count}")
     dataset = WindowDataset(store, split, length, keys)
     rng = np.random.default_rng(np.random.SeedSequence([seed, length]))
-    starts = {int(id): int(n) - length + 1 for id, n in zip(dataset._ids, dataset._lengths, strict=True)}
+    starts = {int(id): int(n) - length + 1 for id, n in zip(dataset.episodes, dataset.lengths, strict=True)}
     if sum(starts.values()) < count:
         raise DataError(
-            f"the {split} split of {store.path} has {sum(starts.values())} clips of {length} frames, fewer than the {count} "
-            "wanted: collect more episodes, or ask for fewer or shorter clips"
+            f"the {split} split of {store.path} has {sum(starts.values())} clips of {length} frames, fewer than "
+            f"the {count} wanted: collect more episodes, or ask for fewer or shorter clips"
         )
     # Rounds over the episodes, so that each gives equally many as long as it has any left.
     share = dict.fromkeys(starts, 0)
@@ -297,7 +308,7 @@ def fixed_clips(
     clips = []
     for id, parts in share.items():
         edges = np.linspace(0, starts[id], parts + 1).astype(int)
-        clips += [Window(id, int(rng.integers(low, high))) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        clips += [Window(id, int(rng.integers(low, high))) for low, high in pairwise(edges)]
     items = [read_window(store, clip, length, dataset.keys) for clip in clips]
     batch = {key: torch.stack([item[key] for item in items]) for key in dataset.keys}
     batch["episode"] = torch.tensor([clip.episode for clip in clips])

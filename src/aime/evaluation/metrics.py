@@ -1,0 +1,108 @@
+"""How close a predicted frame is to the true one: PSNR, SSIM, and PSNR over the pixels that move.
+
+Every function scores all clips and horizons at once; frames are floats in [0, 1]. The scores of a clip stay apart, so that
+`aime.evaluation.bootstrap` can put intervals over clips around their means.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+FINEST_MSE = 1.0 / (12.0 * 255.0**2)
+"""Mean squared error that rounding to 8 bits makes by itself. A truth stored in 8 bits cannot tell a prediction apart that
+is closer than this, so errors are not counted below it: PSNR ends at 58.9 dB instead of at infinity."""
+
+MOTION_THRESHOLD = 16.0 / 255.0
+"""A pixel moves where one of its channels differs from the last context frame by more than this."""
+
+_SSIM_SIGMA = 1.5
+_SSIM_RADIUS = 5
+_SSIM_C1 = 0.01**2
+_SSIM_C2 = 0.03**2
+
+
+def _decibel(mse: Tensor) -> Tensor:
+    return -10.0 * torch.log10(mse.clamp_min(FINEST_MSE))
+
+
+def psnr(
+    prediction: Float[Tensor, "*batch channels height width"], truth: Float[Tensor, "*batch channels height width"]
+) -> Float[Tensor, "*batch"]:
+    """Peak signal-to-noise ratio in dB of frames in [0, 1]: −10 log10(MSE), at most 58.9 dB (see `FINEST_MSE`)."""
+    return _decibel((prediction - truth).square().mean(dim=(-3, -2, -1)))
+
+
+def moving_pixels(
+    truth: Float[Tensor, "*batch horizon channels height width"],
+    last: Float[Tensor, "*batch channels height width"],
+    threshold: float = MOTION_THRESHOLD,
+) -> Bool[Tensor, "*batch horizon height width"]:
+    """Pixels of the true frames that differ from the last context frame by more than `threshold` in some channel.
+
+    That is where something has moved to, and where something has moved away from. It depends on the truth alone, so that
+    every predictor is scored on the same pixels.
+    """
+    return ((truth - last.unsqueeze(-4)).abs() > threshold).any(dim=-3)
+
+
+def moving_psnr(
+    prediction: Float[Tensor, "*batch channels height width"],
+    truth: Float[Tensor, "*batch channels height width"],
+    moving: Bool[Tensor, "*batch height width"],
+) -> Float[Tensor, "*batch"]:
+    """PSNR in dB over the pixels marked in `moving` (see `moving_pixels`); NaN for a frame in which nothing moves."""
+    error = (prediction - truth).square().mean(dim=-3)
+    pixels = moving.sum(dim=(-2, -1))
+    mse = (error * moving).sum(dim=(-2, -1)) / pixels.clamp_min(1)
+    return torch.where(pixels > 0, _decibel(mse), torch.nan)
+
+
+def _blur_matrix(size: int, like: Tensor) -> Tensor:
+    """Gaussian blur of a line of `size` pixels as a matrix, its ends reflected as in `torch.nn.functional.pad`.
+
+    A frame is blurred by two matrix products, which on small frames is an order of magnitude faster than a convolution.
+    """
+    offsets = torch.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1, device=like.device)
+    kernel = torch.exp(-0.5 * (offsets.to(like.dtype) / _SSIM_SIGMA).square())
+    kernel = kernel / kernel.sum()
+    rows = torch.arange(size, device=like.device)[:, None]
+    columns = (rows + offsets).abs()
+    columns = torch.where(columns >= size, 2 * (size - 1) - columns, columns)
+    return torch.zeros(size, size, dtype=like.dtype, device=like.device).scatter_add_(
+        1, columns, kernel.expand(size, -1).contiguous()
+    )
+
+
+def ssim(
+    prediction: Float[Tensor, "*batch channels height width"], truth: Float[Tensor, "*batch channels height width"]
+) -> Float[Tensor, "*batch"]:
+    """Structural similarity of frames in [0, 1] (Wang et al. 2004), with the usual 11×11 Gaussian window of σ = 1.5.
+
+    The mean over pixels and channels of (2 μx μy + c1)(2 σxy + c2) / ((μx² + μy² + c1)(σx² + σy² + c2)). Frames must be
+    larger than 5 pixels. Equals `torchmetrics.functional.image.structural_similarity_index_measure` at `data_range=1`.
+    """
+    height, width = prediction.shape[-2:]
+    down, across = _blur_matrix(height, prediction), _blur_matrix(width, prediction).mT
+    # A few frames at a time stay in a processor's cache, which is ten times faster than all at once.
+    frames = 16 if prediction.device.type == "cpu" else 4096
+    scores = [
+        _ssim_of_chunk(p, t, down, across)
+        for p, t in zip(prediction.flatten(0, -4).split(frames), truth.flatten(0, -4).split(frames), strict=True)
+    ]
+    return torch.cat(scores).reshape(prediction.shape[:-3])
+
+
+def _ssim_of_chunk(prediction: Tensor, truth: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    def blur(x: Tensor) -> Tensor:
+        return down @ (x @ across)
+
+    mean_p, mean_t = blur(prediction), blur(truth)
+    square_p, square_t, product = mean_p.square(), mean_t.square(), mean_p * mean_t
+    var_p = (blur(prediction.square()) - square_p).clamp_min(0.0)
+    var_t = (blur(truth.square()) - square_t).clamp_min(0.0)
+    covariance = blur(prediction * truth) - product
+    luminance = (2 * product + _SSIM_C1) / (square_p + square_t + _SSIM_C1)
+    structure = (2 * covariance + _SSIM_C2) / (var_p + var_t + _SSIM_C2)
+    return (luminance * structure).mean(dim=(-3, -2, -1))

@@ -13,7 +13,7 @@ import importlib
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aime import __version__
 from aime.commands import COMMANDS
@@ -50,12 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for anything that the user can mend, or 130 after Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    return call(_dispatch, list(sys.argv[1:] if argv is None else argv))
+
+
+def call(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run a command on its flags, and turn whatever a user can mend into a sentence and an exit code."""
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        return _dispatch(arguments)
+        return command(arguments)
     except SystemExit as stop:  # tyro's way out after --help
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:

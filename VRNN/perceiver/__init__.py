@@ -1,0 +1,1 @@
+"""The quickstart's place for the Perceiver."""

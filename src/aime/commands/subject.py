@@ -1,0 +1,63 @@
+"""What `evaluate`, `imagine` and `inspect` work on: a trained model, and the data it learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aime.config import Device
+from aime.data import EpisodeStore
+from aime.errors import ConfigError
+from aime.training.checkpoint import Checkpoint, load_checkpoint, require_same_model
+from aime.training.device import resolve_device
+from aime.training.locate import locate
+from aime.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and its data."""
+
+    model: WorldModel
+    checkpoint: Checkpoint
+    store: EpisodeStore
+    folder: Path
+    """Where what is made of it goes: the run's folder, or, for a model without a run, one of its name here."""
+
+    @property
+    def title(self) -> str:
+        """The model in a few words, for pictures."""
+        return f"{self.store.task}, {self.checkpoint.config.preset}, step {self.checkpoint.step}"
+
+
+def open_subject(name: str, *, data_dir: Path | None = None, device: Device = "auto") -> Subject:
+    """Load a model and open the data it was trained on, or other data that fits it.
+
+    Args:
+        name: a run folder, a checkpoint folder, a bundled model or a hub name.
+        data_dir: the episodes; by default those that the run was trained on.
+        device: where to put the model.
+
+    Raises:
+        CheckpointError: no such model, or it does not fit the data's actions.
+        DataError: no such data.
+        ConfigError: the data's frames have another size than the model's.
+    """
+    checkpoint = load_checkpoint(locate(name))
+    store = EpisodeStore.open(data_dir or checkpoint.config.data.data_path)
+    require_same_model(checkpoint, checkpoint.config.model.for_actions(store.action_dim))
+    size = checkpoint.model_config.input_dim
+    if store.image_size != size:
+        raise ConfigError(
+            f"{name} takes frames of {size}×{size} pixels, but those in {store.path} are "
+            f"{store.image_size}×{store.image_size}; give data of its size with --data-dir"
+        )
+    model = WorldModel(checkpoint.model_config)
+    checkpoint.restore_model(model)
+    return Subject(model.to(resolve_device(device)).eval(), checkpoint, store, _folder(name, checkpoint.folder))
+
+
+def _folder(name: str, checkpoint: Path) -> Path:
+    if checkpoint.parent.name == "checkpoints":
+        return checkpoint.parent.parent
+    return Path("runs") / Path(name).name

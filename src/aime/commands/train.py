@@ -1,0 +1,128 @@
+"""``aime train``: the flags of a run, which run folder it goes to, and what to do when it is to evaluate only.
+
+aime train                                                        humanoid-walk at the base preset
+aime train --preset tiny --env cartpole-swingup --max-steps 600   minutes on two CPU cores
+aime train --run-dir runs/cartpole-swingup                        go on where that run stopped
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import count
+from pathlib import Path
+
+from aime.commands.flags import parse
+from aime.config import TrainConfig, preset_config
+from aime.errors import ConfigError
+
+log = logging.getLogger("aime")
+
+
+@dataclass(frozen=True)
+class TrainFlags(TrainConfig):
+    """Train a world model on video and actions. Where there is no video yet, some is collected first.
+
+    tiny, base and large are presets of all sizes; every other flag changes one setting of the preset.
+
+    On two CPU cores: aime train --preset tiny --env cartpole-swingup
+
+    The same command again goes on where the run stopped.
+    """
+
+    config: Path | None = None
+    """A YAML file with settings, such as a run's config.yaml; flags are stronger."""
+
+
+def run(argv: Sequence[str], *, root: Path = Path("runs"), prog: str = "aime train") -> int:
+    """The command.
+
+    Args:
+        argv: its flags.
+        root: where runs go that name no --run-dir.
+        prog: what its help calls it.
+    """
+    config = settings(argv, root=root, prog=prog)
+    if config.eval_only:
+        from aime.commands.evaluate import evaluate_named
+
+        return evaluate_named(config)
+    from aime.training import train
+
+    folder = train(config)
+    log.info("the run is in %s; look into it with: aime inspect %s", folder, folder)
+    return 0
+
+
+def settings(argv: Sequence[str], *, root: Path, prog: str = "aime train") -> TrainConfig:
+    """The settings that the flags ask for.
+
+    What no flag says is taken from --config, --preset or --load-checkpoint where one of them is given, else from the
+    run that is to go on, else from the base preset. Without --run-dir the run is ``<root>/<env>``, or, where the flags
+    contradict the run that lies there, the first of ``<env>-2``, ``<env>-3``, … that they do not: a run is continued
+    or left alone, never mixed with another.
+    """
+    flags = _parse(argv, preset_config("base"), prog)
+    # Imported here because it brings torch: --help and a mistyped flag are answered without waiting for that.
+    from aime.training.runs import run_settings
+
+    start = _start(argv, flags)
+    asked = flags if start is None else _parse(argv, start, prog)
+    if asked.eval_only and asked.load_checkpoint is not None:
+        return _plain(asked)
+    for folder in [asked.run_dir] if asked.run_dir is not None else _folders(root, asked.data.env):
+        there = run_settings(folder)
+        if there is None:
+            return replace(_plain(asked), run_dir=folder)
+        mine = _plain(asked if start is not None else _parse(argv, there, prog))
+        contradicted = _contradicted(there, mine)
+        if asked.run_dir is not None or not contradicted:
+            return replace(mine, run_dir=folder)  # the trainer refuses a named folder that does not fit
+        log.info("%s holds a run with another %s, so this is a new run", folder, ", ".join(contradicted))
+    raise AssertionError("the folders never end")
+
+
+def _parse(argv: Sequence[str], start: TrainConfig, prog: str) -> TrainFlags:
+    own = {f.name: getattr(start, f.name) for f in fields(TrainConfig)}
+    return parse(TrainFlags, argv, prog=prog, default=TrainFlags(**own))
+
+
+def _plain(flags: TrainConfig) -> TrainConfig:
+    return TrainConfig(**{f.name: getattr(flags, f.name) for f in fields(TrainConfig)})
+
+
+def _start(argv: Sequence[str], flags: TrainFlags) -> TrainConfig | None:
+    """The settings that a flag names as the ones to start from; None where no flag does."""
+    preset = any(a == "--preset" or a.startswith("--preset=") for a in argv)
+    if flags.config is not None:
+        if preset:
+            raise ConfigError("give --config or --preset, not both: a settings file says its own preset")
+        from aime.training.config_file import read_config
+
+        return replace(read_config(flags.config), run_dir=None)
+    if preset:
+        return preset_config(flags.preset)
+    if flags.load_checkpoint is not None and not flags.eval_only:
+        from aime.training.checkpoint import load_checkpoint
+        from aime.training.locate import locate
+
+        learned = load_checkpoint(locate(flags.load_checkpoint)).config
+        fresh = preset_config(learned.preset)
+        return replace(fresh, model=learned.model, data=replace(fresh.data, env=learned.data.env))
+    return None
+
+
+def _folders(root: Path, env: str) -> Iterator[Path]:
+    yield root / env
+    yield from (root / f"{env}-{n}" for n in count(2))
+
+
+def _contradicted(there: TrainConfig, mine: TrainConfig) -> list[str]:
+    """Names of the settings that keep a run from going on under mine."""
+    from aime.training.config_file import differences
+    from aime.training.runs import CHANGEABLE
+
+    ignore = CHANGEABLE | ({"precision"} if mine.precision == "auto" else set())
+    names = list(differences(there, mine, ignore=ignore))
+    return [*names, "load_checkpoint"] if there.load_checkpoint != mine.load_checkpoint else names

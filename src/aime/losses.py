@@ -50,6 +50,9 @@ class ObservationNoise(nn.Module):
         self.register_buffer("frame", torch.tensor(initial_sigma**2))
         self.register_buffer("token", torch.tensor(initial_sigma**2))
         self.register_buffer("dream", torch.full((self.HORIZONS,), initial_sigma**2))
+        self.frame: Tensor
+        self.token: Tensor
+        self.dream: Tensor
 
     def log_sigma(self, name: str) -> Tensor:
         """log σ of the observation model `name`: frame, token or dream (one per horizon)."""

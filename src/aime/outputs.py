@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from aime.belief import MixturePrior
@@ -47,10 +47,13 @@ class Belief:
     def step(
         self,
         observation: Tensor,
-        action: Float[Tensor, "batch action"],
-        is_first: Bool[Tensor, " batch"] | None = None,
+        action: Tensor,
+        is_first: Tensor | None = None,
     ) -> Belief:
-        """Watch one more frame (B, 3, H, W) and the action taken after it, at a cost that does not grow with time."""
+        """Watch one more frame (B, 3, H, W) and the action (B, A) taken after it, at the same cost forever.
+
+        `is_first` (B,) is true for batch elements whose episode starts with this frame.
+        """
         first = None if is_first is None else is_first[:, None]
         return self.model.observe(observation[:, None], action[:, None], first, belief=self)
 

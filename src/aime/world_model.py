@@ -140,13 +140,14 @@ class WorldModel(nn.Module):
         self.noise = losses.ObservationNoise()
 
     # ------------------------------------------------------------------ the two verbs
+    # Tensors that users hand in are annotated plainly: `aime.inputs` checks them, and says in words what is wrong.
 
     @torch.no_grad()
     def observe(
         self,
         observations: Tensor,
-        actions: Float[Tensor, "batch time action"],
-        is_first: Bool[Tensor, "batch time"] | None = None,
+        actions: Tensor,
+        is_first: Tensor | None = None,
         belief: Belief | None = None,
     ) -> Belief:
         """Watch frames and the actions taken after them; return the belief after the last one.
@@ -178,7 +179,7 @@ class WorldModel(nn.Module):
     def imagine(
         self,
         belief: Belief,
-        actions: Float[Tensor, "batch k action"],
+        actions: Tensor,
         *,
         sample: bool = True,
         generator: torch.Generator | None = None,
@@ -225,8 +226,8 @@ class WorldModel(nn.Module):
     def forward_sequence(
         self,
         observations: Tensor,
-        actions: Float[Tensor, "batch time action"],
-        is_first: Bool[Tensor, "batch time"] | None = None,
+        actions: Tensor,
+        is_first: Tensor | None = None,
         *,
         sample: bool | None = None,
     ) -> SequenceOutput:
@@ -242,8 +243,8 @@ class WorldModel(nn.Module):
     def compute_total_loss(
         self,
         observations: Tensor,
-        actions: Float[Tensor, "batch time action"],
-        is_first: Bool[Tensor, "batch time"] | None = None,
+        actions: Tensor,
+        is_first: Tensor | None = None,
         *,
         loss: LossConfig | None = None,
         **weights: float,
@@ -394,7 +395,8 @@ class WorldModel(nn.Module):
     ) -> Imagined:
         """Step the belief forward on its own predictions. `draw` takes a latent from each prior."""
         state, hidden, context, memory = belief.recurrent, belief.hidden, belief.context, belief.attention_memory
-        priors, latents, contexts, hiddens, maps = [], [], [], [], []
+        priors: list[MixturePrior] = []
+        taken: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for action in actions.unbind(dim=1):
             prior = self.prior(torch.cat([hidden, context], dim=-1))
             z = draw(prior)
@@ -402,10 +404,8 @@ class WorldModel(nn.Module):
             context = self.context_head(torch.cat([hidden, z], dim=-1))
             output, state = self.core(z[:, None], context[:, None], action[:, None], state)
             hidden = output[:, 0]
-            for store, value in zip(
-                (priors, latents, contexts, hiddens, maps), (prior, z, context, hidden, memory), strict=True
-            ):
-                store.append(value)
+            priors.append(prior)
+            taken.append((z, context, hidden, memory))
         last = replace(
             belief,
             recurrent=state,
@@ -416,8 +416,8 @@ class WorldModel(nn.Module):
             latents=z,
             perceiver=None,
         )
-        stack = [torch.stack(x, dim=1) for x in (latents, contexts, hiddens, maps)]
-        return Imagined(tuple(priors), *stack, belief=last)
+        latents, contexts, hiddens, maps = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
+        return Imagined(tuple(priors), latents, contexts, hiddens, maps, last)
 
     def decode(
         self, latents: Float[Tensor, "batch time latent"], attention: Float[Tensor, "batch time grid grid"]

@@ -47,11 +47,12 @@ class AttentionSchema(nn.Module):
         self.to_field = nn.Conv2d(channels, 3, 3, padding=1)
         # At first the schema expects attention to stay where it is.
         nn.init.zeros_(self.to_field.weight)
-        nn.init.zeros_(self.to_field.bias)
+        nn.init.zeros_(self.to_field.bias)  # type: ignore[arg-type]
         self.trust = nn.Parameter(torch.tensor(-1.0))
         axis = torch.linspace(-1, 1, grid)
         rows, columns = torch.meshgrid(axis, axis, indexing="ij")
         self.register_buffer("identity", torch.stack([columns, rows], dim=-1), persistent=False)
+        self.identity: Tensor
 
     def forward(
         self,

@@ -61,6 +61,7 @@ class SlotAttention(nn.Module):
         )
         self.to_gate = nn.Linear(slot_dim, 1)
         self.register_buffer("coordinates", _corner_distances(grid), persistent=False)
+        self.coordinates: Tensor
 
     @property
     def summary_dim(self) -> int:

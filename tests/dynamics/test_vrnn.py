@@ -1,0 +1,53 @@
+"""Properties of the recurrent core."""
+
+import torch
+
+from aime.dynamics import RecurrentCore
+
+
+def make(seed: int = 0) -> RecurrentCore:
+    torch.manual_seed(seed)
+    return RecurrentCore(latent_dim=3, context_dim=4, action_dim=2, hidden_dim=16)
+
+
+def clip(batch: int = 3, time: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.randn(batch, time, 3), torch.randn(batch, time, 4), torch.randn(batch, time, 2)
+
+
+def test_whole_clip_equals_frame_by_frame():
+    core, (z, c, a) = make(), clip()
+    whole, last = core(z, c, a, core.initial(3))
+    state, steps = core.initial(3), []
+    for t in range(z.shape[1]):
+        step, state = core(z[:, t : t + 1], c[:, t : t + 1], a[:, t : t + 1], state)
+        steps.append(step)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole)
+    torch.testing.assert_close(state.cell, last.cell)
+
+
+def test_reset_forgets_what_came_before_and_only_there():
+    core, (z, c, a) = make(), clip()
+    is_first = torch.zeros(3, 7, dtype=torch.bool)
+    is_first[1, 4] = True
+    reset, _ = core(z, c, a, core.initial(3), is_first)
+    plain, _ = core(z, c, a, core.initial(3))
+    fresh, _ = core(z[1:2, 4:], c[1:2, 4:], a[1:2, 4:], core.initial(1))
+    torch.testing.assert_close(reset[1, 4:], fresh[0])
+    torch.testing.assert_close(reset[[0, 2]], plain[[0, 2]])
+    assert not torch.allclose(reset[1, 4:], plain[1, 4:])
+
+
+def test_every_input_moves_the_belief():
+    core, inputs = make(), clip()
+    for i in range(3):
+        changed = [x.clone() for x in inputs]
+        changed[i][:, 2] += 1
+        before, _ = core(*inputs, core.initial(3))
+        after, _ = core(*changed, core.initial(3))
+        assert torch.equal(before[:, :2], after[:, :2])
+        assert not torch.allclose(before[:, 2], after[:, 2])
+
+
+def test_recurrent_weights_start_orthogonal():
+    for gate in make().lstm.weight_hh_l0.chunk(4):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(16), atol=1e-5, rtol=0)

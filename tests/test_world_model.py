@@ -1,0 +1,239 @@
+"""What the world model promises: shapes, dreams, which objective reaches which part, and refusals of bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aime.config import LossConfig
+from aime.errors import ConfigError, ShapeError
+from tests.helpers import pushed_ball, random_clip, small_model
+
+OBJECTIVES = ["total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss"]
+
+
+def test_card_3_shapes():
+    model = small_model().eval()
+    frames, actions = random_clip(batch=2, time=5)
+    out = model.forward_sequence(frames, actions)
+    for name, shape in {
+        "context": (2, 5, 24),
+        "latents": (2, 5, 8),
+        "hidden": (2, 5, 48),
+        "dpgmm_weights": (2, 5, 5),
+        "attention_map": (2, 5, 10, 10),
+        "slot_maps": (2, 5, 3, 10, 10),
+        "reconstructions": (2, 5, 3, 32, 32),
+        "tokens": (2, 5, 4, 4),
+        "responsibilities": (2, 5, 5),
+        "surprise": (2, 5),
+    }.items():
+        assert tuple(getattr(out, name).shape) == shape, name
+    for name in ("dpgmm_weights", "responsibilities"):
+        torch.testing.assert_close(getattr(out, name).sum(-1), torch.ones(2, 5))
+    torch.testing.assert_close(out.attention_map.sum(dim=(-2, -1)), torch.ones(2, 5))
+    assert bool(((out.reconstructions >= 0) & (out.reconstructions <= 1)).all())
+
+
+def test_float_frames_equal_their_bytes():
+    model = small_model().eval()
+    frames, actions = random_clip()
+    as_float = model.forward_sequence(frames.float() / 255, actions)
+    assert torch.equal(as_float.latents, model.forward_sequence(frames, actions).latents)
+
+
+# ---------------------------------------------------------------------- dreams
+
+
+def test_dream_goes_on_beyond_the_trained_length_and_in_pieces():
+    model = small_model().eval()
+    frames, actions = random_clip()
+    belief = model.observe(frames, actions)
+    future = torch.rand(2, 70, 3) * 2 - 1
+    whole = model.imagine(belief, future, sample=False)
+    assert whole.observations.shape == (2, 70, 3, 32, 32)
+    assert torch.isfinite(whole.observations).all()
+    torch.testing.assert_close(whole.attention_map.sum(dim=(-2, -1)), torch.ones(2, 70))
+    first = model.imagine(belief, future[:, :30], sample=False)
+    rest = model.imagine(first.belief, future[:, 30:], sample=False)
+    torch.testing.assert_close(
+        torch.cat([first.observations, rest.observations], 1), whole.observations, atol=1e-5, rtol=1e-4
+    )
+
+
+def test_dream_repeats_with_its_generator_and_differs_without():
+    model = small_model().eval()
+    belief = model.observe(*random_clip())
+    future = torch.rand(2, 4, 3)
+    dream = lambda seed: model.imagine(belief, future, generator=torch.Generator().manual_seed(seed))  # noqa: E731
+    assert torch.equal(dream(1).observations, dream(1).observations)
+    assert not torch.equal(dream(1).latents, dream(2).latents)
+
+
+def test_actions_steer_the_dream_and_the_last_one_only_its_belief():
+    model = small_model().eval()
+    belief = model.observe(*random_clip())
+    future = torch.rand(2, 5, 3)
+    other = future.clone()
+    other[:, -1] *= -1
+    a, b = (model.imagine(belief, x, sample=False) for x in (future, other))
+    assert torch.equal(a.observations, b.observations)
+    assert not torch.equal(a.belief.hidden, b.belief.hidden)
+    other[:, 0] *= -1
+    assert not torch.equal(a.latents[:, 1], model.imagine(belief, other, sample=False).latents[:, 1])
+
+
+def test_beliefs_branch():
+    model = small_model().eval()
+    belief = model.observe(*random_clip())
+    many = belief.repeat(3)
+    assert len(many) == 6
+    future = torch.rand(2, 4, 3)
+    dreams = model.imagine(many, future.repeat_interleave(3, 0), sample=False).observations
+    alone = model.imagine(belief[1:], future[1:], sample=False).observations
+    torch.testing.assert_close(dreams[3:4], alone, atol=1e-6, rtol=1e-5)
+    frame, action = random_clip(batch=6, time=1, seed=8)
+    assert len(many.step(frame[:, 0], action[:, 0])) == 6
+
+
+def test_a_belief_that_dreamed_has_nothing_to_watch_on_from():
+    model = small_model().eval()
+    frames, actions = random_clip()
+    dreamed = model.imagine(model.observe(frames, actions), actions).belief
+    with pytest.raises(ShapeError, match="dreamed"):
+        dreamed.step(frames[:, 0], actions[:, 0])
+
+
+# ---------------------------------------------------------------------- the objectives
+
+
+@pytest.fixture(scope="module")
+def gradients() -> dict[str, dict[str, float]]:
+    """Norm of each objective's gradient on each part, with the whole graph in view (no pruning)."""
+    model = small_model().train()
+    frames, actions = pushed_ball(batch=2, time=6)
+    torch.manual_seed(0)
+    losses, _ = model.compute_total_loss(frames, actions)
+    table: dict[str, dict[str, float]] = {}
+    parts = {name: list(module.parameters()) for name, module in model.named_children() if list(module.parameters())}
+    for objective in [*OBJECTIVES, "discriminator_loss"]:
+        table[objective] = {}
+        for part, parameters in parts.items():
+            grads = torch.autograd.grad(losses[objective], parameters, retain_graph=True, allow_unused=True)
+            table[objective][part] = float(sum(g.square().sum() for g in grads if g is not None)) ** 0.5
+    return table
+
+
+def test_every_loss_is_finite_and_every_part_scalar():
+    model = small_model().train()
+    losses, _ = model.compute_total_loss(*random_clip())
+    for name, value in losses.items():
+        assert value.ndim == 0 and torch.isfinite(value), name
+
+
+@pytest.mark.parametrize(
+    ("objective", "reached", "untouched"),
+    [
+        (
+            "total_vae_loss",
+            "perceiver encoder slot_attention schema posterior prior core context_head decoder",
+            "tokenizer discriminator",
+        ),
+        ("perceiver_loss", "tokenizer perceiver", "encoder decoder prior core schema slot_attention discriminator"),
+        ("attention_loss", "encoder slot_attention schema decoder", "tokenizer prior discriminator"),
+        ("adversarial_loss", "decoder", "tokenizer discriminator"),
+        ("discriminator_loss", "discriminator", "tokenizer perceiver encoder decoder prior core schema posterior"),
+    ],
+)
+def test_which_objective_reaches_which_part(gradients, objective: str, reached: str, untouched: str):
+    for part in reached.split():
+        assert gradients[objective][part] > 0, f"{objective} does not reach {part}"
+    for part in untouched.split():
+        assert gradients[objective][part] == 0, f"{objective} reaches {part}"
+
+
+def test_declared_reach_is_truly_reached_and_covers_the_model():
+    """Every parameter that an objective claims to train gets a gradient from it; only the adversary's are left out."""
+    model = small_model().train()
+    names = {id(p): name for name, p in model.named_parameters()}
+    torch.manual_seed(0)
+    losses, _ = model.compute_total_loss(*pushed_ball(batch=2, time=6))
+    covered: set[int] = set()
+    for objective, parameters in model.objective_reach().items():
+        covered |= {id(p) for p in parameters}
+        grads = torch.autograd.grad(losses[objective], parameters, retain_graph=True, allow_unused=True)
+        if objective == "total_vae_loss":
+            missing = [names[id(p)] for p, g in zip(parameters, grads, strict=True) if g is None]
+            assert all(name.startswith("perceiver.") for name in missing), missing  # its token read-out is perception's
+    assert covered == {id(p) for p in model.generator_parameters()}
+
+
+def test_sampled_latents_are_reparameterised_through_the_rollout():
+    """The dreamed frames teach the prior: without the KLs, rollout alone still moves it."""
+    model = small_model().train()
+    losses, _ = model.compute_total_loss(*random_clip(), beta=0.0, entropy_weight=0.0, lambda_recon=1.0)
+    grads = torch.autograd.grad(losses["total_vae_loss"], list(model.prior.parameters()), allow_unused=True)
+    assert sum(float(g.abs().sum()) for g in grads if g is not None) > 0
+
+
+def test_weights_by_name_equal_weights_by_config_and_unknown_ones_are_named():
+    model = small_model().train()
+    clip = random_clip()
+
+    def loss(**kwargs: object) -> torch.Tensor:
+        torch.manual_seed(0)
+        return small_model().train().compute_total_loss(*clip, **kwargs)[0]["total_vae_loss"]
+
+    assert torch.equal(loss(beta=0.3), loss(loss=LossConfig(beta=0.3)))
+    assert not torch.equal(loss(beta=0.3), loss(beta=0.6))
+    with pytest.raises(ConfigError, match="lambda_recon"):
+        model.compute_total_loss(*clip, lambda_reconn=1.0)
+
+
+@pytest.mark.parametrize("changes", [{"max_components": 1}, {"num_slots": 1}, {"attention_floor": 1.0}])
+def test_each_pillar_can_be_reduced(changes: dict[str, object]):
+    losses, _ = small_model(**changes).train().compute_total_loss(*random_clip())
+    assert all(torch.isfinite(losses[name]) for name in OBJECTIVES)
+
+
+@pytest.mark.parametrize("time", [1, 2, 9])
+def test_any_clip_length_trains(time: int):
+    losses, _ = small_model().train().compute_total_loss(*random_clip(time=time))
+    assert all(torch.isfinite(losses[name]) for name in OBJECTIVES)
+
+
+# ---------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (lambda o, a: (o[0], a[0]), "batch dimension"),
+        (lambda o, a: (o.permute(0, 1, 3, 4, 2), a), "channels seem to come last"),
+        (lambda o, a: (o.float(), a), "divide by 255"),
+        (lambda o, a: (o.int(), a), "uint8, or float"),
+        (lambda o, a: (o[..., :16], a), r"\(batch, time, 3, 32, 32\)"),
+        (lambda o, a: (o, a[..., :2]), "actions of size 3"),
+        (lambda o, a: (o, a[:, :-1]), "to go with these observations"),
+        (lambda o, a: (o, a * 5), r"\[-1, 1\]"),
+        (lambda o, a: (o, a.long()), "must be float"),
+        (lambda o, a: (o[:, :0], a[:, :0]), "empty"),
+        (lambda o, a: (o.float() / 255 * torch.nan, a), r"\[0, 1\]"),
+    ],
+)
+def test_bad_clips_are_refused_by_name(break_it, says: str):
+    model = small_model().eval()
+    with pytest.raises(ShapeError, match=says):
+        model.observe(*break_it(*random_clip()))
+
+
+def test_bad_dreams_are_refused():
+    model = small_model().eval()
+    belief = model.observe(*random_clip())
+    for actions, says in [
+        (torch.zeros(2, 4, 5), "size 3"),
+        (torch.zeros(3, 4, 3), "batch elements"),
+        (torch.zeros(2, 0, 3), "at least one action"),
+    ]:
+        with pytest.raises(ShapeError, match=says):
+            model.imagine(belief, actions)

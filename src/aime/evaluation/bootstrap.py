@@ -1,8 +1,8 @@
 """Intervals over clips: how far a mean would move if other clips had been drawn.
 
-The percentile bootstrap (Efron 1979): clips are drawn with replacement, the statistic is computed again, and the middle 95%
-of its values are the interval. A resample is a row of how often each clip was drawn, so that all resamples of all horizons
-are one matrix product; using the same rows for every predictor makes differences between predictors paired.
+The percentile bootstrap (Efron 1979): clips are drawn with replacement, the statistic is computed again, and the middle
+95% of its values are the interval. A resample is a row of how often each clip was drawn, so that all resamples of all
+horizons are one matrix product; using the same rows for every predictor makes differences between predictors paired.
 """
 
 from __future__ import annotations

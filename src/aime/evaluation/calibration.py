@@ -1,9 +1,9 @@
 """Does the dream know how little it knows? Its samples' spread against its error.
 
-A model is calibrated when truth is one more sample of its dreams. Then (a) of n samples, the interval from the j-th smallest to
-the j-th largest holds the truth with probability (n + 1 − 2j) / (n + 1), and (b) the spread of the samples equals the
-error of their mean. Both are measured on the pixels that move in truth: elsewhere there is nothing to be unsure of. Samples
-are the means of p(o | z, A), so the decoder's own noise is not counted as spread.
+A model is calibrated when truth is one more sample of its dreams. Then (a) of n samples, the interval from the j-th
+smallest to the j-th largest holds the truth with probability (n + 1 − 2j) / (n + 1), and (b) the spread of the samples
+equals the error of their mean. Both are measured on the pixels that move in truth: elsewhere there is nothing to be
+unsure of. Samples are the means of p(o | z, A), so the decoder's own noise is not counted as spread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from aime.evaluation.bootstrap import Curve, summarise_resampled
 
 HALF_GREY_LEVEL = 0.5 / 255.0
 """The truth is known to half a step of its 8 bits; a sample that close is neither above nor below it."""
@@ -88,3 +90,33 @@ class CalibrationCounter:
             spread=over_pixels(variance) * (1 + 1 / n),
             error=over_pixels((self._sum / n).square()),
         )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the spread of dreams compares with their error, by horizon."""
+
+    levels: list[float]
+    """Probabilities of the central intervals, widest first."""
+    coverage: list[Curve]
+    """For each level, the share of moving pixels whose truth lies inside."""
+    spread_to_error: Curve
+    """Root of (spread / error): 1 is calibrated, below 1 the model is surer than it should be."""
+
+
+def calibrate(terms: CalibrationTerms, samples: int, draws: Float[Tensor, "count clips"]) -> Calibration:
+    """The measures over all clips, with intervals over `draws` (see `aime.evaluation.bootstrap.resamples`)."""
+    every = torch.ones(1, draws.shape[1], dtype=torch.float64)
+
+    def ratio(top: Tensor, bottom: Tensor, rows: Tensor) -> Tensor:
+        return (rows @ top) / (rows @ bottom)
+
+    return Calibration(
+        levels=levels(samples),
+        coverage=[
+            summarise_resampled(ratio(i, terms.pixels, every)[0], ratio(i, terms.pixels, draws)) for i in terms.inside
+        ],
+        spread_to_error=summarise_resampled(
+            ratio(terms.spread, terms.error, every)[0].sqrt(), ratio(terms.spread, terms.error, draws).sqrt()
+        ),
+    )

@@ -1,8 +1,8 @@
-"""LPIPS, the distance of two frames in AlexNet's eyes (Zhang et al. 2018), where its weights already are on the machine.
+"""LPIPS, the distance of two frames in AlexNet's eyes (Zhang et al. 2018), where its weights are on the machine.
 
-Nothing is downloaded. The backbone is looked for where torch.hub keeps it (``alexnet-owt-*.pth``, left there by torchvision),
-the small linear heads inside torchmetrics. The network is spelled out here because torchvision, which has it, does not
-import beside every torch.
+Nothing is downloaded. The backbone is looked for where torch.hub keeps it (``alexnet-owt-*.pth``, left there by
+torchvision), the small linear heads inside torchmetrics. The network is spelled out here because torchvision, which has
+it, does not import beside every torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EPSILON = 1e-8
 
 
 class LPIPS(nn.Module):
-    """LPIPS with AlexNet: 0 for equal frames, larger for frames that look less alike. Frames at least 32 pixels wide."""
+    """LPIPS with AlexNet: 0 for equal frames, larger the less alike they look. Frames at least 32 pixels wide."""
 
     shift: Tensor
     scale: Tensor

@@ -1,7 +1,7 @@
 """How close a predicted frame is to the true one: PSNR, SSIM, and PSNR over the pixels that move.
 
-Every function scores all clips and horizons at once; frames are floats in [0, 1]. The scores of a clip stay apart, so that
-`aime.evaluation.bootstrap` can put intervals over clips around their means.
+Every function scores all clips and horizons at once; frames are floats in [0, 1]. The scores of a clip stay apart, so
+that `aime.evaluation.bootstrap` can put intervals over clips around their means.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 FINEST_MSE = 1.0 / (12.0 * 255.0**2)
-"""Mean squared error that rounding to 8 bits makes by itself. A truth stored in 8 bits cannot tell a prediction apart that
-is closer than this, so errors are not counted below it: PSNR ends at 58.9 dB instead of at infinity."""
+"""Mean squared error that rounding to 8 bits makes by itself. A truth stored in 8 bits cannot tell a prediction apart
+that is closer than this, so errors are not counted below it: PSNR ends at 58.9 dB instead of at infinity."""
 
 MOTION_THRESHOLD = 16.0 / 255.0
 """A pixel moves where one of its channels differs from the last context frame by more than this."""
@@ -41,8 +41,8 @@ def moving_pixels(
 ) -> Bool[Tensor, "*batch horizon height width"]:
     """Pixels of the true frames that differ from the last context frame by more than `threshold` in some channel.
 
-    That is where something has moved to, and where something has moved away from. It depends on the truth alone, so that
-    every predictor is scored on the same pixels.
+    That is where something has moved to, and where something has moved away from. It depends on the truth alone, so
+    that every predictor is scored on the same pixels.
     """
     return ((truth - last.unsqueeze(-4)).abs() > threshold).any(dim=-3)
 

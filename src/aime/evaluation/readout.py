@@ -1,17 +1,20 @@
 """Does the belief know where the body is? A ridge regression from beliefs to the physical state.
 
-Pixels can flatter a dream: a blurred body costs little. So a linear map from beliefs (hidden and latents) to the simulator's
-state is fitted on real beliefs of training episodes, its penalty chosen on validation episodes, and then read on dreamed
-beliefs of test episodes. What it reads there is what the dream still knows.
+Pixels can flatter a dream: a blurred body costs little. So a linear map from beliefs (hidden and latents) to the
+simulator's state is fitted on real beliefs of training episodes, its penalty chosen on validation episodes, and then
+read on dreamed beliefs of test episodes. What it reads there is what the dream still knows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from aime.evaluation.bootstrap import Curve, summarise_resampled
 
 PENALTIES = tuple(10.0**exponent for exponent in range(-4, 7))
 """Ridge penalties tried, on standardised features, relative to one frame."""
@@ -99,3 +102,49 @@ def r2_resampled(
     # Rounding leaves a trace of variance in a constant; relative to its own size, that is none.
     still = total <= count * 1e-12 * (1.0 + centre.square().flatten(1))
     return torch.where(still, torch.nan, 1.0 - residual / total).unflatten(1, shape)
+
+
+@dataclass(frozen=True)
+class StateReadout:
+    """How well the physical state is read, by horizon."""
+
+    r2: dict[str, dict[str, Curve]]
+    """For `dream` (dreamed beliefs), `watched` (real beliefs of the same frames: the ceiling) and `last_state` (the
+    last true state watched, kept: the floor), the mean and the median of R² over the states that vary."""
+    by_state: dict[str, list[float]]
+    """R² of the dream for each state that varies."""
+    penalty: float
+    """Ridge penalty, chosen on validation episodes."""
+    validation_r2: float
+    """Mean R² there, on real beliefs."""
+
+
+def read_states(
+    readout: Readout,
+    beliefs: Mapping[str, Float[Tensor, "clips horizon features"]],
+    states: Float[Tensor, "clips horizon states"],
+    last_state: Float[Tensor, "clips states"],
+    names: Sequence[str] | None,
+    draws: Float[Tensor, "count clips"],
+) -> StateReadout:
+    """R² of the states read out of `beliefs` (`dream`, `watched`) against the true ones, with intervals."""
+    truth = states.double()
+    predictions = {name: readout(features) for name, features in beliefs.items()}
+    predictions["last_state"] = last_state[:, None].double().expand_as(truth)
+    varies = readout.varies
+    curves = {}
+    for name, prediction in predictions.items():
+        scores = r2(prediction, truth)[:, varies]
+        resampled = r2_resampled(prediction, truth, draws)[..., varies]
+        curves[name] = {
+            "mean": summarise_resampled(scores.nanmean(-1), resampled.nanmean(-1)),
+            "median": summarise_resampled(scores.nanmedian(-1).values, resampled.nanmedian(-1).values),
+        }
+    dream = r2(predictions["dream"], truth)
+    titles = list(names or [f"state {s}" for s in range(truth.shape[-1])])
+    return StateReadout(
+        r2=curves,
+        by_state={str(titles[s]): dream[:, s].tolist() for s in range(truth.shape[-1]) if varies[s]},
+        penalty=readout.penalty,
+        validation_r2=readout.validation_r2,
+    )

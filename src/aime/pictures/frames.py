@@ -27,12 +27,12 @@ def to_images(frames: Frames) -> Image:
     if array.ndim < 3 or array.shape[-3] != 3:
         raise ShapeError(f"frames must have shape (…, 3, height, width), not {array.shape}")
     if array.dtype != np.uint8:
-        array = (np.clip(array.astype(np.float32), 0.0, 1.0) * 255.0).round().astype(np.uint8)
-    return np.moveaxis(array, -3, -1)
+        array = (np.clip(array.astype(np.float32), 0.0, 1.0) * 255.0).round()
+    return np.moveaxis(array.astype(np.uint8), -3, -1)
 
 
 def enlarge(images: Image, factor: int) -> Image:
-    """Each pixel as a square of factor × factor pixels: nothing is blurred, so that what was predicted is what is seen."""
+    """Each pixel as a square of factor × factor pixels: nothing is blurred, what was predicted is what is seen."""
     return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 

@@ -83,9 +83,7 @@ def heat_over(images: Image, maps: NDArray[np.generic], factor: int) -> list[Ima
     return list(mixed.clip(0, 255).astype(np.uint8))
 
 
-def _colours_over(
-    images: Image, maps: NDArray[np.float32], colours: NDArray[np.float32], factor: int
-) -> list[Image]:
+def _colours_over(images: Image, maps: NDArray[np.float32], colours: NDArray[np.float32], factor: int) -> list[Image]:
     """Maps (N, S, G, G) as tints: the colour is the mixture of the slots there, its strength that of the strongest."""
     big = enlarge(images, factor)
     count, slots = maps.shape[:2]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
@@ -37,6 +38,8 @@ class Panel:
     lines: Sequence[Line]
     zero: bool = False
     """Draw a line at zero, for differences."""
+    floor: float | None = None
+    """Draw nothing below this, for scores that fall without bound."""
 
 
 def draw_horizons(panels: Sequence[Panel], path: Path, *, columns: int = 2, heading: str = "") -> Path:
@@ -44,7 +47,7 @@ def draw_horizons(panels: Sequence[Panel], path: Path, *, columns: int = 2, head
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = style.new_figure(rows, columns, panel=(4.8, 3.1))
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     for axis, panel in zip(axes, panels, strict=False):
         style.label(axis, title=panel.title, x="horizon (frames)", y=panel.unit)
         if panel.zero:
@@ -66,12 +69,14 @@ def draw_horizons(panels: Sequence[Panel], path: Path, *, columns: int = 2, head
                 axis.fill_between(horizon, low, high, color=line.colour, alpha=0.16, linewidth=0)
             handles.setdefault(line.label, drawn)
         axis.set_xlim(1, max(2, max(len(line.mean) for line in panel.lines)))
+        if panel.floor is not None:
+            axis.set_ylim(bottom=max(panel.floor, axis.get_ylim()[0]))
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     if heading:
         figure.suptitle(heading, x=0.01, ha="left", fontsize=12.5, color=style.INK)
     figure.legend(
-        list(handles.values()),  # type: ignore[arg-type]
+        list(handles.values()),
         list(handles),
         loc="outside lower center",
         ncols=min(len(handles), 3 * columns),

@@ -1,4 +1,4 @@
-"""A sheet of small images in labelled rows and columns, with a mark where a dream begins. Strips and overlays are sheets."""
+"""A sheet of small images in labelled rows and columns: strips and overlays are sheets."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def draw_sheet(
     if before or after:
         # A heading wider than its columns starts at the margin rather than run into the other.
         if begins:
-            draw.text((max(_MARGIN, min(xs[0], xs[begins] - _BREAK - text.getlength(before))), y), before, style.MUTED, text)
+            draw.text(
+                (max(_MARGIN, min(xs[0], xs[begins] - _BREAK - text.getlength(before))), y), before, style.MUTED, text
+            )
         draw.text((xs[begins or 0], y), after, style.DREAM, text)
         y += _LINE
     for x, column in zip(xs, columns, strict=True):

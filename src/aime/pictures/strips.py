@@ -54,7 +54,7 @@ def draw_strip(
 
 
 def pick_frames(length: int, context_frames: int, columns: int) -> list[int]:
-    """Which frames of a clip to show: about a quarter of the columns watched, the rest dreamed, evenly, ends included."""
+    """Which frames of a clip to show: about a quarter of the columns watched, the rest dreamed, evenly spaced."""
     dreamed = length - context_frames
     watched_columns = min(context_frames, max(1, round(columns / 4)))
     dreamed_columns = min(dreamed, max(1, columns - watched_columns))

@@ -1,4 +1,4 @@
-"""The story of a run from its ``metrics.jsonl``: losses, their parts, the health of each pillar, the balance of gradients."""
+"""The story of a run from its ``metrics.jsonl``: losses, their parts, health, the balance of gradients."""
 
 from __future__ import annotations
 
@@ -67,9 +67,13 @@ def read_metrics(path: Path) -> Series:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
-            raise DataError(f"{path}, line {number}, is not JSON ({error.msg}); remove the line to plot the rest") from error
+            raise DataError(
+                f"{path}, line {number}, is not JSON ({error.msg}); remove the line to plot the rest"
+            ) from error
         if not isinstance(line, dict) or not isinstance(line.get("step"), int | float):
-            raise DataError(f"{path}, line {number}, has no step; every line must be an object such as {{\"step\": 1, …}}")
+            raise DataError(
+                f'{path}, line {number}, has no step; every line must be an object such as {{"step": 1, …}}'
+            )
         for name, value in line.items():
             if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
                 steps, values = collected.setdefault(name, ([], []))

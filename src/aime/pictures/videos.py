@@ -61,7 +61,8 @@ def _write_mp4(images: Image, path: Path, fps: int) -> None:
 def draw_dream_video(
     panels: Mapping[str, Frames], path: Path, *, context_frames: int, fps: int = 15, frame_size: int = 256
 ) -> Path:
-    """Panels side by side (truth | dream), each under its name, with the horizon below; a coloured frame marks the dream.
+    """Panels side by side (truth | dream), each under its name, with the horizon below; a coloured frame marks the
+    dream.
 
     Args:
         panels: name to frames (T, 3, H, W). A panel with fewer frames ends with the longest; before it begins, it shows
@@ -76,6 +77,8 @@ def draw_dream_video(
     canvas_width = len(images) * (width + _GAP) + _GAP
     video = np.empty((length, height + _HEADER + _FOOTER, canvas_width, 3), dtype=np.uint8)
     bold, small = style.font(18, bold=True), style.font(16)
+    # Where every panel holds what was watched, too, all of them dream.
+    all_dream = all(len(frames) == length for frames in images.values())
     for t in range(length):
         canvas = Pillow.new("RGB", (canvas_width, video.shape[1]), style.PAPER)
         draw = ImageDraw.Draw(canvas)
@@ -86,7 +89,7 @@ def draw_dream_video(
             frame = enlarge(frames[t - offset] if t >= offset else _dim(first[t]), factor)
             canvas.paste(Pillow.fromarray(np.ascontiguousarray(frame)), (x, _HEADER))
             draw.text((x + width / 2, _HEADER / 2), name, style.INK, bold, anchor="mm")
-            if dreaming and offset:
+            if dreaming and (offset or all_dream):
                 draw.rectangle((x - 3, _HEADER - 3, x + width + 2, _HEADER + height + 2), outline=style.DREAM, width=3)
         text = f"dreamed, {horizon_label(t, context_frames)}" if dreaming else "watched"
         colour = style.DREAM if dreaming else style.MUTED

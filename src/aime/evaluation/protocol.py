@@ -1,0 +1,275 @@
+"""The protocol: what a world model predicts when it is not shown the answer.
+
+    store = EpisodeStore.open("data/cartpole-swingup")
+    evaluate(aime.load("runs/cartpole-swingup"), store, out_dir="out").print()
+
+Each fixed clip of the test split is watched for 8 frames, then 40 are dreamed from the recorded actions and scored
+against what happened. On a laptop, or to look quickly: ``EvaluationConfig(clips=32, samples=2)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from aime.data.store import EpisodeStore
+from aime.errors import DataError
+from aime.evaluation.bootstrap import resamples, summarise
+from aime.evaluation.calibration import Calibration, CalibrationCounter, CalibrationTerms, calibrate
+from aime.evaluation.clips import Clips, copy_last, count_clips, load_clips, mean_training_frame, somebody_elses
+from aime.evaluation.config import EvaluationConfig
+from aime.evaluation.dreaming import dream_after
+from aime.evaluation.health import check_health, read_health
+from aime.evaluation.lpips import LPIPS, find_lpips
+from aime.evaluation.metrics import moving_pixels
+from aime.evaluation.models import Dreamer, belief_features, device_of, nll_bound
+from aime.evaluation.readout import StateReadout, fit_readout, read_states
+from aime.evaluation.report import Evaluation, Likelihood, describe_data, describe_model
+from aime.evaluation.scores import Scorer, Scores, curves, difference_curves, join, of_samples
+from aime.evaluation.showcase import write_showcase
+from aime.inputs import to_unit_frames
+
+HEALTH_CLIPS = 32
+"""Clips that the health of the pillars is read on."""
+
+
+def evaluate(
+    model: Dreamer,
+    store: EpisodeStore,
+    config: EvaluationConfig | None = None,
+    out_dir: Path | str | None = None,
+    *,
+    name: str = "AIME",
+    step: int | None = None,
+    console: Console | None = None,
+) -> Evaluation:
+    """Evaluate a model on a store's held-out episodes.
+
+    With one seed on one kind of CPU, two runs give the same numbers to the digit. The model's mode and the global
+    random state are left as they were.
+
+    Args:
+        model: anything with the two verbs of `aime.evaluation.models.Dreamer`.
+        config: the protocol; its defaults are the published one.
+        out_dir: where ``evaluation.json``, plots, strips and videos go; None writes nothing.
+        name: what the model is called in the report.
+        step: training steps behind it.
+        console: where progress is shown, if it is a terminal.
+
+    Raises:
+        ConfigError: if no episode is long enough, with what would fit.
+        DataError: if a split is empty or has too few clips.
+    """
+    config = config or EvaluationConfig()
+    config.check_fits(store)
+    clips = load_clips(store, config.split, config.length, config.clips, config.seed, ("states", "segmentation"))
+    device = device_of(model)
+    was_training = getattr(model, "training", False)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(config.seed)
+        try:
+            if isinstance(model, torch.nn.Module):
+                model.eval()
+            run = _Run(model, store, config, clips, device, console or Console(quiet=True))
+            evaluation = run.evaluation(name, step)
+            if out_dir is not None:
+                evaluation.save(Path(out_dir))
+                write_showcase(model, clips, run.scores["dream"], evaluation, Path(out_dir), device)
+        finally:
+            if isinstance(model, torch.nn.Module):
+                model.train(was_training)
+    return evaluation
+
+
+@dataclass
+class _Batch:
+    """What one batch of clips contributes."""
+
+    scores: dict[str, Scores]
+    calibration: CalibrationTerms | None
+    dreamed: Tensor | None
+    watched: Tensor | None
+
+
+class _Run:
+    """One evaluation in progress."""
+
+    def __init__(
+        self,
+        model: Any,
+        store: EpisodeStore,
+        config: EvaluationConfig,
+        clips: Clips,
+        device: torch.device,
+        console: Console,
+    ) -> None:
+        self.model, self.store, self.config, self.clips, self.device = model, store, config, clips, device
+        self.not_measured: dict[str, str] = {}
+        self.draws = resamples(len(clips), config.resamples, config.seed)
+        self.watches = hasattr(model, "forward_sequence")
+        lpips, why = find_lpips()
+        self.lpips: LPIPS | None = lpips.to(device) if lpips is not None else None
+        if lpips is None:
+            self.not_measured["lpips"] = why
+        if not self.watches:
+            self.not_measured["ceiling"] = "the model has no forward_sequence"
+
+        parts = []
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("dreaming", total=-(-len(clips) // config.batch_size))
+            mean_frame = mean_training_frame(store).to(device)
+            other = self._other_actions()
+            for index, batch in enumerate(clips.batches(config.batch_size, device)):
+                rows = slice(index * config.batch_size, index * config.batch_size + len(batch))
+                parts.append(self._score(batch, None if other is None else other[rows].to(device), mean_frame, index))
+                progress.advance(task)
+        self.scores = join([part.scores for part in parts])
+        self.parts = parts
+
+    def evaluation(self, name: str, step: int | None) -> Evaluation:
+        """Everything that is reported."""
+        return Evaluation(
+            model=describe_model(self.model, name, step),
+            data=describe_data(self.store, self.clips),
+            config=self.config,
+            scores=curves(self.scores, self.draws),
+            differences=difference_curves(self.scores, self.draws),
+            calibration=self._calibration(),
+            readout=self._readout(),
+            likelihood=self._likelihood(),
+            health=self._health(),
+            not_measured=self.not_measured,
+        )
+
+    def _other_actions(self) -> Tensor | None:
+        if len(self.clips) < 2:
+            self.not_measured["shuffled"] = "one clip alone has no other's actions to dream with"
+            return None
+        return self.clips.actions[somebody_elses(self.clips.episode, self.config.seed)]
+
+    def _score(self, clips: Clips, other: Tensor | None, mean_frame: Tensor, index: int) -> _Batch:
+        config, context = self.config, self.config.context_frames
+        frames = to_unit_frames(clips.observations)
+        watched, truth = frames[:, :context], frames[:, context:]
+        moving = moving_pixels(truth, watched[:, -1], config.motion_threshold)
+        score = Scorer(truth, moving, self.lpips)
+
+        dream = dream_after(self.model, clips, context)
+        scores = {
+            "dream": score(dream.observations),
+            "copy_last": score(copy_last(watched, config.horizon)),
+            "mean_frame": score(mean_frame.expand_as(truth), perceptual=False),
+        }
+        if other is not None:
+            # The last action watched leads to the first frame dreamed: it is exchanged as well.
+            exchanged = torch.cat([clips.actions[:, : context - 1], other[:, context - 1 :]], dim=1)
+            shuffled = dream_after(self.model, clips, context, actions=exchanged)
+            scores["shuffled"] = score(shuffled.observations, perceptual=False)
+        counter = CalibrationCounter(truth, moving)
+        sampled = []
+        for sample in range(config.samples):
+            generator = _generator(self.device, config.seed, index, sample)
+            draw = dream_after(self.model, clips, context, generator=generator)
+            sampled.append(score(draw.observations, perceptual=False))
+            counter.add(draw.observations.float())
+        if sampled:
+            scores |= of_samples(sampled) | {"sample_mean": score(counter.mean(), perceptual=False)}
+        features = None
+        if self.watches:
+            output = self.model.forward_sequence(clips.observations, clips.actions, clips.is_first)
+            scores["ceiling"] = score(output.reconstructions[:, context:])
+            features = belief_features(output)
+        return _Batch(
+            scores=scores,
+            calibration=counter.terms() if config.samples >= 2 else None,
+            dreamed=_on_cpu(belief_features(dream)),
+            watched=None if features is None else _on_cpu(features[:, context:]),
+        )
+
+    def _calibration(self) -> Calibration | None:
+        terms = [part.calibration for part in self.parts if part.calibration is not None]
+        if not terms:
+            self.not_measured["calibration"] = "it needs at least 2 samples"
+            return None
+        return calibrate(CalibrationTerms.cat(terms), self.config.samples, self.draws)
+
+    def _readout(self) -> StateReadout | None:
+        context = self.config.context_frames
+        try:
+            if self.clips.states is None:
+                raise DataError("the data has no physical states")
+            if not self.config.readout_clips:
+                raise DataError("no training clips were asked for")
+            beliefs = self._test_beliefs()
+            readout = fit_readout(*self._real_beliefs("train"), *self._real_beliefs("validation"))
+        except DataError as error:
+            self.not_measured["readout"] = str(error)
+            return None
+        states, names = self.clips.states, self.store.index.info.details.get("state_names")
+        return read_states(readout, beliefs, states[:, context:], states[:, context - 1], names, self.draws)
+
+    def _test_beliefs(self) -> dict[str, Float[Tensor, "clips horizon features"]]:
+        dreamed = [part.dreamed for part in self.parts if part.dreamed is not None]
+        watched = [part.watched for part in self.parts if part.watched is not None]
+        if not dreamed or not watched:
+            raise DataError("the model does not show hidden and latents, watching and dreaming")
+        return {"dream": torch.cat(dreamed), "watched": torch.cat(watched)}
+
+    def _real_beliefs(self, split: str) -> tuple[Float[Tensor, "n features"], Float[Tensor, "n states"]]:
+        """Beliefs of watched clips and the states there, from the end of the context on."""
+        config = self.config
+        count = min(config.readout_clips, count_clips(self.store, split, config.length))
+        if count < 1:
+            raise DataError(f"no {split} episode is as long as a clip")
+        clips = load_clips(self.store, split, config.length, count, config.seed)
+        features, states = [], []
+        for batch in clips.batches(config.batch_size, self.device):
+            output = self.model.forward_sequence(batch.observations, batch.actions, batch.is_first)
+            belief = belief_features(output)
+            assert belief is not None and batch.states is not None
+            features.append(belief[:, config.context_frames - 1 :].flatten(0, 1).cpu())
+            states.append(batch.states[:, config.context_frames - 1 :].flatten(0, 1).cpu())
+        return torch.cat(features), torch.cat(states)
+
+    def _likelihood(self) -> Likelihood | None:
+        bounds = []
+        for batch in self.clips.batches(self.config.batch_size, self.device):
+            bound = nll_bound(self.model, batch.observations, batch.actions, batch.is_first)
+            if bound is None:
+                self.not_measured["likelihood"] = "the model has no nll_bound"
+                return None
+            bounds.append(bound.double().cpu())
+        per_clip = torch.cat(bounds)
+        dimensions = self.clips.observations[0, 0].numel()
+        whole = summarise(per_clip.mean(dim=1, keepdim=True) / dimensions, self.draws)
+        after = summarise(per_clip[:, self.config.context_frames :].mean(dim=1, keepdim=True) / dimensions, self.draws)
+        return Likelihood(dimensions=dimensions, nats_per_dimension=whole, after_context=after)
+
+    def _health(self) -> list[Any]:
+        if not self.watches or not hasattr(self.model, "compute_total_loss"):
+            return []
+        places = torch.linspace(0, len(self.clips) - 1, min(HEALTH_CLIPS, len(self.clips))).round().long()
+        clips = self.clips[places].to(self.device)
+        policies = [self.store.record(int(episode)).policy for episode in clips.episode]
+        readings = read_health(
+            self.model, clips.observations, clips.actions, clips.is_first, clips.segmentation, policies
+        )
+        return check_health(readings)
+
+
+def _generator(device: torch.device, *numbers: int) -> torch.Generator:
+    """A generator of its own for each draw, so that one draw more or fewer changes no other."""
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
+def _on_cpu(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.cpu()

@@ -1,0 +1,235 @@
+"""What an evaluation found: as numbers (``evaluation.json``) and as tables for the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import aime
+from aime.data.store import EpisodeStore
+from aime.evaluation.bootstrap import Curve
+from aime.evaluation.calibration import Calibration
+from aime.evaluation.clips import Clips
+from aime.evaluation.config import EvaluationConfig
+from aime.evaluation.health import Check, health_table
+from aime.evaluation.readout import StateReadout
+from aime.evaluation.scores import METRICS, PREDICTORS
+
+METRIC_NAMES = {
+    "psnr": "PSNR, dB",
+    "moving_psnr": "PSNR on moving pixels, dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+}
+"""How the metrics are called in tables and plots."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """An upper bound on −log p(frame | past) in nats per dimension, for pixel values in [0, 1] taken as continuous."""
+
+    dimensions: int
+    """Numbers in a frame."""
+    nats_per_dimension: Curve
+    """Mean over all frames of a clip (one value, with its interval)."""
+    after_context: Curve
+    """Mean over the frames after the context, when the model knows what it is looking at."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that `aime.evaluation.evaluate` measured."""
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    config: EvaluationConfig
+    scores: dict[str, dict[str, Curve]]
+    """Predictor (see `aime.evaluation.scores.PREDICTORS`) to metric to curve."""
+    differences: dict[str, dict[str, Curve]]
+    """Paired differences (see `aime.evaluation.scores.DIFFERENCES`) to metric to curve."""
+    calibration: Calibration | None
+    readout: StateReadout | None
+    likelihood: Likelihood | None
+    health: list[Check]
+    not_measured: dict[str, str]
+    """What was not measured, and why."""
+
+    def summary(self) -> dict[str, float]:
+        """The headline figures, flat: means over the horizons unless the name says otherwise."""
+        dream = self.scores["dream"]
+        figures = {metric: dream[metric].average for metric in METRICS if metric in dream}
+        for name, curves in self.differences.items():
+            figures |= {f"{name}/{metric}": curve.average for metric, curve in curves.items()}
+        if "below_ceiling" in self.differences:
+            at = min(5, self.config.horizon)
+            figures[f"below_ceiling/psnr_at_{at}"] = self.differences["below_ceiling"]["psnr"].mean[at - 1]
+        if self.readout is not None:
+            figures["state_r2"] = self.readout.r2["dream"]["mean"].average
+        if self.calibration is not None:
+            figures["spread_to_error"] = self.calibration.spread_to_error.average
+        if self.likelihood is not None:
+            figures["nll_nats_per_dimension"] = self.likelihood.nats_per_dimension.average
+        return figures
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is not a number is null."""
+        content = {
+            "summary": self.summary(),
+            "model": self.model,
+            "data": self.data,
+            "versions": {"aime": aime.__version__, "torch": torch.__version__},
+            "config": dataclasses.asdict(self.config),
+            "scores": _plain(self.scores),
+            "differences": _plain(self.differences),
+            "readout": _plain(self.readout),
+            "likelihood": _plain(self.likelihood),
+            "calibration": _plain(self.calibration),
+            "health": _plain(self.health),
+            "not_measured": self.not_measured,
+        }
+        plain: dict[str, Any] = _finite(content)
+        return plain
+
+    def save(self, folder: Path) -> Path:
+        """Write ``evaluation.json`` into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "evaluation.json"
+        path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return path
+
+    def print(self, console: Console | None = None) -> None:
+        """The tables, for the terminal."""
+        console = console or Console()
+        console.print(self._means_table(), self._horizon_table(), sep="\n")
+        for line in self._lines():
+            console.print(f"  {line}", highlight=False)
+        if self.health:
+            console.print(health_table(self.health))
+        for what, why in self.not_measured.items():
+            console.print(f"  [dim]{what}: not measured: {why}[/dim]", highlight=False)
+
+    def _means_table(self) -> Table:
+        step = "" if self.model["step"] is None else f", step {self.model['step']}"
+        table = Table(
+            title=f"{self.model['name']}{step} on {self.data['task']}: {self.data['clips']} clips of "
+            f"{self.data['episodes']} {self.config.split} episodes, "
+            f"means over horizons 1–{self.config.horizon} with 95% intervals",
+            title_justify="left",
+            title_style="bold",
+        )
+        metrics = [metric for metric in METRICS if metric in self.scores["dream"]]
+        table.add_column("prediction")
+        for metric in metrics:
+            table.add_column(METRIC_NAMES[metric], justify="right")
+        for predictor, name in PREDICTORS.items():
+            if predictor in self.scores:
+                cells = [_interval(self.scores[predictor].get(metric), metric) for metric in metrics]
+                table.add_row(name, *cells, style="bold" if predictor == "dream" else "")
+        return table
+
+    def _horizon_table(self) -> Table:
+        horizon = self.config.horizon
+        shown = [h for h in (1, 2, 5, 10, 20, 40, 80) if h < horizon] + [horizon]
+        table = Table(title="By horizon", title_justify="left", title_style="bold")
+        table.add_column("dream")
+        for h in shown:
+            table.add_column(str(h), justify="right")
+
+        def row(name: str, curve: Curve | None, digits: int) -> None:
+            if curve is not None:
+                table.add_row(name, *[_number(curve.mean[h - 1], digits) for h in shown])
+
+        for metric in METRICS:
+            row(METRIC_NAMES[metric], self.scores["dream"].get(metric), _digits(metric))
+        for difference, name in (
+            ("gain_over_copy_last", "gain over copying the last frame"),
+            ("loss_by_shuffling", "loss by another clip's actions"),
+            ("below_ceiling", "below its reconstruction"),
+        ):
+            for metric, unit in (("psnr", "dB"), ("moving_psnr", "dB on moving pixels")):
+                row(f"{name}, {unit}", self.differences.get(difference, {}).get(metric), 2)
+        if self.readout is not None:
+            row("R² of the physical state, mean", self.readout.r2["dream"]["mean"], 3)
+            row("R² from real beliefs, mean", self.readout.r2["watched"]["mean"], 3)
+        if self.calibration is not None:
+            row("spread of samples / error", self.calibration.spread_to_error, 2)
+        left_out = self.scores["dream"]["moving_psnr"].left_out
+        if any(left_out):
+            table.add_row("clips in which nothing moves", *[str(left_out[h - 1]) for h in shown])
+        return table
+
+    def _lines(self) -> list[str]:
+        lines = []
+        if self.likelihood is not None:
+            whole = self.likelihood.nats_per_dimension
+            lines.append(f"NLL bound: {_interval(whole, 'ssim')} nats per dimension")
+        if self.calibration is not None:
+            pairs = zip(self.calibration.levels, self.calibration.coverage, strict=True)
+            inside = ", ".join(f"{curve.average:.0%} in the {level:.0%} interval" for level, curve in pairs)
+            lines.append(f"calibration on moving pixels: {inside}")
+        return lines
+
+
+def describe_model(model: object, name: str, step: int | None) -> dict[str, Any]:
+    """What was evaluated."""
+    described: dict[str, Any] = {"name": name, "step": step}
+    if isinstance(model, torch.nn.Module):
+        described["parameters"] = sum(p.numel() for p in model.parameters())
+    if dataclasses.is_dataclass(config := getattr(model, "config", None)) and not isinstance(config, type):
+        described["config"] = dataclasses.asdict(config)
+    return described
+
+
+def describe_data(store: EpisodeStore, clips: Clips) -> dict[str, Any]:
+    """What it was evaluated on."""
+    return {
+        "task": store.task,
+        "fingerprint": store.fingerprint,
+        "action_repeat": store.action_repeat,
+        "time_step": store.time_step,
+        "clips": len(clips),
+        "episodes": len(torch.unique(clips.episode)),
+        "places": [[int(e), int(s)] for e, s in zip(clips.episode, clips.start, strict=True)],
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _digits(metric: str) -> int:
+    return 3 if metric in ("ssim", "lpips") else 2
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval(curve: Curve | None, metric: str) -> str:
+    if curve is None or math.isnan(curve.average):
+        return "–"
+    digits = _digits(metric)
+    low, high = _number(curve.average_low, digits), _number(curve.average_high, digits)
+    return f"{_number(curve.average, digits)} \\[{low}, {high}]"

@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from aime.commands import train
-from aime.data import CollectConfig, EpisodeStore, WindowDataset, collect
+from aime.data.collect import CollectConfig, collect
+from aime.data.dataset import WindowDataset
+from aime.data.store import EpisodeStore
 from aime.errors import DataError
 from VRNN.devices import PortableTensor
 
@@ -43,7 +45,7 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         sequence_length: frames in a window.
         split: train, validation or test.
         task: what to collect, such as ``walker-run``.
-        episodes: how many to collect.
+        episodes, episode_length: how many to collect, and frames in each.
 
     Items:
         observations (T, 3, H, W) uint8, actions (T, A) float32 in [-1, 1] (21 of them for a humanoid), is_first (T,).
@@ -61,6 +63,7 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         *,
         task: str | None = None,
         episodes: int = 12,
+        episode_length: int = 250,
     ) -> None:
         folder = Path(root)
         if not folder.exists():
@@ -68,10 +71,10 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
             if task is None:
                 raise DataError(
                     f"there is no data in {folder}; name the task to collect there, DMCVBDataset(root, task="
-                    f"'walker-walk'), or record it yourself: aime collect --env walker-walk --data-dir {folder}"
+                    f"'walker-walk'), or record it yourself: aime collect --env walker-walk --out {folder}"
                 )
             log.warning("there is no data in %s yet: collecting %d episodes of %s", folder, episodes, task)
-            collect(CollectConfig(env=task, data_dir=folder, episodes=episodes))
+            collect(CollectConfig(env=task, out=folder, episodes=episodes, episode_length=episode_length))
         self.windows = WindowDataset(EpisodeStore.open(folder), split, sequence_length)
 
     def __len__(self) -> int:

@@ -81,16 +81,16 @@ def look_over(flags: dict[str, Flag], argv: Sequence[str], prog: str) -> None:
     """Refuse a flag or a value that does not exist or cannot be read, in a sentence that names the nearest."""
     named = {name: flag for name, flag in flags.items() if not flag.positional}
     switches_off = {"--no-" + name[2:]: flag for name, flag in named.items() if flag.takes == 0}
-    places = sum(flag.positional for flag in flags.values())
+    places = deque(flag for flag in flags.values() if flag.positional)
     tokens = deque(argv)
     while tokens:
         token = tokens.popleft()
         if token in ("-h", "--help"):
-            continue
+            return
         if not token.startswith("--"):
-            places -= 1
-            if places < 0:
+            if not places:
                 raise ConfigError(f"unexpected argument {token!r}; {prog} --help shows how the command is called")
+            places.popleft()
             continue
         name, equals, value = token.partition("=")
         name = name.replace("_", "-")
@@ -103,6 +103,8 @@ def look_over(flags: dict[str, Flag], argv: Sequence[str], prog: str) -> None:
         _check(flag, values)
         if flag.takes == 0 and tokens and tokens[0].lower() in ("true", "false", "yes", "no", "0", "1", "on", "off"):
             raise ConfigError(f"{name} is a switch and takes no value: --{flag.name[2:]} or --no-{flag.name[2:]}")
+    if places:
+        raise ConfigError(f"{prog} needs a {places[0].field.upper()}; {prog} --help shows how the command is called")
 
 
 def _unknown_flag(name: str, valid: list[str], prog: str) -> ConfigError:
@@ -119,7 +121,7 @@ def _check(flag: Flag, values: list[str]) -> None:
         raise ConfigError(f"{flag.name} {needs}{choices}" if flag.takes else f"{flag.name} is a switch without a value")
     for value in values:
         if flag.choices and value not in flag.choices:
-            raise unknown(f"value of {flag.name}:", value, flag.choices)
+            raise ConfigError(f"{flag.name} must be one of {', '.join(flag.choices)}, not {value!r}")
         if flag.hint in _NUMBERS:
             try:
                 flag.hint(value)
@@ -174,7 +176,7 @@ def _text(stream: io.TextIOWrapper) -> str:
 def _plainer(text: str) -> str:
     """Help without Python's None; what is cut is made up with spaces, so that the boxes keep their edges."""
     text = re.sub(r"\{None\}\|([\w,{}]+)", lambda m: m[1] + " " * len("{None}|"), text)
-    return re.sub(r"\(default: None\)", " " * len("(default: None)"), text)
+    return re.sub(r"\(default:[\s│]+None\)", lambda m: re.sub(r"[^\s│]", " ", m[0]), text)
 
 
 def _with_flag_names(message: str, flags: dict[str, Flag]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from aime.commands.flags import parse
 from aime.config import Device
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ImagineFlags:
     """Watch a few frames of a held-out episode, then dream what follows from the actions alone."""
 
-    run: Annotated[str, Positional]
+    run: Annotated[str, Positional, arg(metavar="RUN")]
     """A run folder, a checkpoint folder, a bundled model or a hub name."""
     frames: int = 48
     """Frames to dream, as many as you like."""
@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
     import torch
 
     from aime.commands.subject import open_subject
-    from aime.data import fixed_clips
+    from aime.data.dataset import fixed_clips
     from aime.pictures import draw_dream_video, draw_strip
 
     subject = open_subject(flags.run, data_dir=flags.data_dir, device=flags.device)

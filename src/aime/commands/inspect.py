@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from aime.commands.flags import parse
 from aime.config import Device
@@ -22,7 +22,7 @@ from aime.errors import ConfigError
 class InspectFlags:
     """Draw what a model sees, reconstructs, dreams, attends to and believes, and the curves of its run."""
 
-    run: Annotated[str, Positional]
+    run: Annotated[str, Positional, arg(metavar="RUN")]
     """A run folder, a checkpoint folder, a bundled model or a hub name."""
     frames: int = 32
     """Frames of the clip, watched and dreamed together."""
@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
     flags = parse(InspectFlags, argv, prog="aime inspect")
 
     from aime.commands.subject import open_subject
-    from aime.data import fixed_clips
+    from aime.data.dataset import fixed_clips
     from aime.pictures import plot_metrics, write_run_pictures
 
     subject = open_subject(flags.run, data_dir=flags.data_dir, device=flags.device)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aime.config import Device
-from aime.data import EpisodeStore
+from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.training.checkpoint import Checkpoint, load_checkpoint, require_same_model
 from aime.training.device import resolve_device

@@ -45,10 +45,11 @@ def run(argv: Sequence[str], *, root: Path = Path("runs"), prog: str = "aime tra
     """
     config = settings(argv, root=root, prog=prog)
     if config.eval_only:
-        from aime.commands.evaluate import evaluate_named
+        from aime.commands.evaluate import evaluate_model
 
-        return evaluate_named(config)
-    from aime.training import train
+        model = config.load_checkpoint or str(config.run_path)
+        return evaluate_model(model, data_dir=config.data.data_dir, device=config.device)
+    from aime.training.trainer import train
 
     folder = train(config)
     log.info("the run is in %s; look into it with: aime inspect %s", folder, folder)

@@ -1,0 +1,126 @@
+"""The commands that look at a model: what they write, and what they say when model and data do not fit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Said, write_store
+from tests.cli.test_help_and_errors import complains
+
+Aime = Callable[..., Said]
+
+
+def test_inspect_writes_the_pictures_it_lists(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
+    said = aime("inspect", run_folder, "--frames", "10", "--context-frames", "4", "--out", tmp_path / "pictures")
+    assert said.code == 0, said.err
+    written = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert {"strip.png", "dream.mp4", "attention.png", "slots.png", "mixture.png"} <= written
+    for name in written:
+        assert name in said.out
+
+
+def test_imagine_dreams_past_the_trained_length(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
+    argv = ["imagine", run_folder, "--context-frames", "4", "--frames", "20", "--out", tmp_path]
+    said = aime(*argv)
+    assert said.code == 0, said.err
+    assert "dreamed 20" in said.out
+    assert (tmp_path / "imagine-data.png").stat().st_size > 1000
+    assert (tmp_path / "imagine-data.mp4").stat().st_size > 1000
+
+
+def test_imagine_many_futures_of_own_actions_as_a_gif(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "plan.npy", np.zeros((7, 3), np.float32))
+    argv = ["imagine", run_folder, "--actions", tmp_path / "plan.npy", "--dreams", "3", "--video", "gif"]
+    said = aime(*argv, "--out", tmp_path)
+    assert said.code == 0, said.err
+    assert "dreamed 7" in said.out
+    assert (tmp_path / "imagine-plan.gif").read_bytes()[:3] == b"GIF"
+
+
+@pytest.mark.parametrize("actions", ["zero", "random"])
+def test_imagine_needs_no_data_beyond_the_frames_it_watches(
+    aime: Aime, run_folder: Path, tmp_path: Path, actions: str
+) -> None:
+    said = aime("imagine", run_folder, "--actions", actions, "--frames", "40", "--out", tmp_path)
+    assert said.code == 0, said.err
+    assert (tmp_path / f"imagine-{actions}.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((5, 2)), ["(frames, 3)", "(5, 2)"]),
+        (np.full((5, 3), 2.0), ["[-1, 1]", "2"]),
+        (np.zeros((5, 3, 1)), ["(5, 3, 1)"]),
+        (np.full((5, 3), np.nan), ["[-1, 1]"]),
+    ],
+    ids=["size", "range", "dimensions", "nan"],
+)
+def test_actions_that_cannot_be_taken_are_described(
+    aime: Aime, run_folder: Path, tmp_path: Path, array: np.ndarray, words: list[str]
+) -> None:
+    np.save(tmp_path / "plan.npy", array)
+    complains(aime("imagine", run_folder, "--actions", tmp_path / "plan.npy"), "plan.npy", *words)
+
+
+def test_a_file_that_is_no_array_is_named(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.npy").write_text("not an array")
+    complains(aime("imagine", run_folder, "--actions", tmp_path / "plan.npy"), "plan.npy")
+    complains(aime("imagine", run_folder, "--actions", "wander"), "--actions", "'wander'", "random")
+
+
+def test_more_frames_than_an_episode_has_are_refused(aime: Aime, run_folder: Path) -> None:
+    complains(aime("imagine", run_folder, "--frames", "500"), "24", "508")
+
+
+@pytest.mark.parametrize("command", ["inspect", "imagine", "evaluate"])
+def test_data_with_other_actions_than_the_models(aime: Aime, run_folder: Path, tmp_path: Path, command: str) -> None:
+    other = write_store(tmp_path / "other", actions=5)
+    complains(aime(command, run_folder, "--data-dir", other), "actions of 3", "5")
+
+
+def test_data_with_frames_of_another_size(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
+    other = write_store(tmp_path / "other", size=48)
+    complains(aime("inspect", run_folder, "--data-dir", other), "32×32", "48×48", "--data-dir")
+
+
+def test_no_data(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
+    complains(aime("inspect", run_folder, "--data-dir", tmp_path / "empty"), "no data", "empty", "aime collect")
+
+
+def test_a_truncated_shard_is_named_and_left_untouched(
+    aime: Aime, run_folder: Path, store: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "copy"))
+    shard = next(copy.glob("*.h5"))
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    before = {path: path.read_bytes() for path in copy.iterdir()}
+    complains(aime("inspect", run_folder, "--data-dir", copy), shard.name)
+    assert {path: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_a_foreign_shard_is_named_and_left_untouched(aime: Aime, run_folder: Path, store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "copy"))
+    shard = next(copy.glob("*.h5"))
+    shard.write_bytes(b"something else entirely" * (shard.stat().st_size // 23 + 1))
+    complains(aime("inspect", run_folder, "--data-dir", copy), shard.name)
+    assert shard.read_bytes().startswith(b"something else")
+
+
+def test_a_truncated_checkpoint_is_named_and_left_untouched(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(next((run_folder / "checkpoints").iterdir()), tmp_path / "step-00000003"))
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    size = weights.stat().st_size
+    complains(aime("inspect", copy), "step-00000003", "model.safetensors")
+    assert weights.stat().st_size == size
+
+
+def test_a_folder_that_is_no_checkpoint(aime: Aime, tmp_path: Path) -> None:
+    (tmp_path / "holiday").mkdir()
+    complains(aime("inspect", tmp_path / "holiday"), "holiday")

@@ -1,0 +1,100 @@
+"""Which settings and which run folder `aime train` ends up with: a run is continued or left alone, never mixed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from aime.commands.train import settings
+from aime.config import ModelSettings, TrainConfig, preset_config
+from aime.errors import ConfigError
+from aime.training.config_file import to_yaml
+
+ROOT = Path("runs")
+
+
+def ask(*argv: str) -> TrainConfig:
+    return settings(argv, root=ROOT)
+
+
+def begin(*argv: str) -> TrainConfig:
+    """Ask, and leave behind what the trainer would."""
+    config = ask(*argv)
+    folder = config.run_path
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    return config
+
+
+def test_without_flags_it_is_the_quickstarts_card_4() -> None:
+    config = ask()
+    assert config == dataclasses.replace(preset_config("base"), run_dir=ROOT / "humanoid-walk")
+    assert config.model == ModelSettings()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "base", "large"])
+def test_flags_are_stronger_than_the_preset_in_any_order(preset: str) -> None:
+    for argv in (["--preset", preset, "--latent-dim", "11"], ["--latent-dim", "11", f"--preset={preset}"]):
+        config = ask(*argv)
+        expected = preset_config(preset)
+        assert config.model == dataclasses.replace(expected.model, latent_dim=11)
+        assert config.optimizer == expected.optimizer
+
+
+def test_the_same_command_continues_its_run() -> None:
+    first = begin("--preset", "tiny", "--batch-size", "4")
+    assert ask("--preset", "tiny", "--batch-size", "4") == first
+
+
+def test_no_flags_continue_the_run_with_its_own_settings() -> None:
+    first = begin("--preset", "tiny", "--latent-dim", "20", "--max-steps", "50")
+    assert ask() == first
+
+
+def test_more_steps_continue_a_run() -> None:
+    begin("--preset", "tiny", "--max-steps", "50")
+    longer = ask("--max-steps", "90")
+    assert longer.run_dir == ROOT / "humanoid-walk"
+    assert longer.max_steps == 90 and longer.preset == "tiny"
+
+
+@pytest.mark.parametrize(
+    "flags", [["--latent-dim", "48"], ["--preset", "tiny"], ["--seed", "1"], ["--batch-size", "2"]]
+)
+def test_other_settings_get_a_folder_of_their_own(flags: Sequence[str]) -> None:
+    begin()
+    other = begin(*flags)
+    assert other.run_dir == ROOT / "humanoid-walk-2"
+    assert ask(*flags).run_dir == ROOT / "humanoid-walk-2", "and are continued there"
+    assert ask().run_dir == ROOT / "humanoid-walk"
+
+
+def test_other_settings_than_a_named_folders_run_are_left_to_the_trainer_to_refuse() -> None:
+    begin("--run-dir", "here", "--preset", "tiny")
+    asked = ask("--run-dir", "here", "--latent-dim", "48")
+    assert asked.run_dir == Path("here")
+    assert asked.model == dataclasses.replace(preset_config("tiny").model, latent_dim=48)
+
+
+def test_a_settings_file_is_a_start_and_flags_are_stronger(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: tiny\nlatent_dim: 12\nbatch_size: 3\n")
+    config = ask("--config", str(path), "--batch-size", "5")
+    assert (config.model.latent_dim, config.data.batch_size, config.preset) == (12, 5, "tiny")
+    with pytest.raises(ConfigError, match="not both"):
+        ask("--config", str(path), "--preset", "large")
+
+
+def test_starting_from_a_checkpoint_takes_its_sizes_and_a_new_folder(run_folder: Path) -> None:
+    config = ask("--load-checkpoint", str(run_folder), "--run-dir", "new")
+    assert config.model.hidden_dim == 48 and config.data.env == "pushed-ball"
+    assert config.load_checkpoint == str(run_folder)
+
+
+def test_weights_asked_for_are_not_dropped_because_a_run_is_there(run_folder: Path) -> None:
+    begin("--env", "pushed-ball")
+    config = ask("--load-checkpoint", str(run_folder))
+    assert config.run_dir == ROOT / "pushed-ball-2"

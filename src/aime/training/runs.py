@@ -28,10 +28,30 @@ from aime.training.disk import remove_folder
 log = logging.getLogger("aime")
 
 CHANGEABLE = frozenset(
-    ("preset", "run_dir", "data_dir", "max_steps", "device", "workers", "load_checkpoint", "eval_only")
-    + ("episodes", "renderer", "policy", "policy_file")
-    + ("log_every", "tensorboard", "wandb", "checkpoint_every", "keep_checkpoints", "eval_every", "eval_clips")
-    + ("visualize_attention", "save_visualizations", "picture_every")
+    [
+        "preset",
+        "run_dir",
+        "data_dir",
+        "max_steps",
+        "device",
+        "workers",
+        "load_checkpoint",
+        "eval_only",
+        "episodes",
+        "renderer",
+        "policy",
+        "policy_file",
+        "log_every",
+        "tensorboard",
+        "wandb",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "eval_every",
+        "eval_clips",
+        "visualize_attention",
+        "save_visualizations",
+        "picture_every",
+    ]
 )
 """Settings that a run may be continued with other values of: they do not change what is learned from which data."""
 
@@ -71,11 +91,15 @@ class RunFolder:
         """Where the checkpoint of a step is or will be."""
         return self.checkpoints / f"step-{step:08d}"
 
-    def find_latest(self) -> Path | None:
-        """The newest whole checkpoint, None if there is none. Newer ones that are not whole are named in the log."""
+    def find_latest(self, *, thorough: bool = False) -> Path | None:
+        """The newest whole checkpoint, None if there is none. Newer ones that are not whole are named in the log.
+
+        Args:
+            thorough: read every byte of it and compare the checksums, too.
+        """
         for folder in reversed(_steps(self.checkpoints)):
             try:
-                load_checkpoint(folder, thorough=False)
+                load_checkpoint(folder, thorough=thorough)
             except AimeError as error:
                 log.warning("%s (left as it is, and passed over)", error)
             else:

@@ -1,0 +1,116 @@
+"""What a person sees while training: a bar on a terminal, now and then a line elsewhere; speed, time left, memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+log = logging.getLogger("aime")
+
+LINE_SECONDS = 10.0
+"""Least time between two lines where there is no terminal to draw a bar on."""
+
+
+class Pace:
+    """Speed over the last lines of the log, and what is left at that speed."""
+
+    def __init__(self, step: int, frames_per_step: int, elapsed: float = 0.0) -> None:
+        self._marks = deque([(time.perf_counter(), step)], maxlen=11)
+        self._frames = frames_per_step
+        self._began = time.perf_counter() - elapsed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return time.perf_counter() - self._began
+
+    def mark(self, step: int) -> dict[str, float]:
+        """Take the time at a step; what was measured, by the names it has in the log."""
+        now = time.perf_counter()
+        then, since = self._marks[-1]
+        self._marks.append((now, step))
+        figures = {
+            "frames_per_second": self._frames / self.step_seconds if self.step_seconds else float("nan"),
+            "step_seconds": (now - then) / (step - since) if step > since else float("nan"),
+            "elapsed_seconds": self.elapsed,
+            "memory_mib": psutil.Process().memory_info().rss / 2**20,
+        }
+        if torch.cuda.is_available():
+            figures["gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        return figures
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds a step over the last lines; 0 before the first."""
+        (start, first), (end, last) = self._marks[0], self._marks[-1]
+        return (end - start) / (last - first) if last > first else 0.0
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames trained on in a second."""
+        return self._frames / self.step_seconds if self.step_seconds else 0.0
+
+
+class Display:
+    """Shows a run's progress; `shown` false (other ranks) shows nothing."""
+
+    def __init__(self, title: str, step: int, max_steps: int, *, shown: bool = True) -> None:
+        self._max_steps = max_steps
+        self._shown = shown
+        self._last_line = 0.0
+        console = Console(stderr=True)
+        self._bar: Progress | None = None
+        if shown and console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=console,
+            )
+            self._task = self._bar.add_task(title, total=max_steps, completed=step, figures="starting …")
+
+    @contextmanager
+    def running(self) -> Iterator[Display]:
+        """Keep the bar on the terminal while inside."""
+        if self._bar is None:
+            yield self
+        else:
+            with self._bar:
+                yield self
+
+    def advance(self, step: int) -> None:
+        """One more step was taken."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def figures(self, step: int, loss: float, pace: Pace) -> None:
+        """New figures came in."""
+        if not self._shown:
+            return
+        left = clock((self._max_steps - step) * pace.step_seconds)
+        text = f"loss {loss:,.1f}  {pace.frames_per_second:,.1f} frames/s  {left} left"
+        now = time.perf_counter()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, figures=text)
+        elif now - self._last_line >= LINE_SECONDS or step == self._max_steps:
+            self._last_line = now
+            log.info("step %d/%d  %s", step, self._max_steps, text)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 10 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

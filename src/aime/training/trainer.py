@@ -1,0 +1,350 @@
+"""Train a world model: collect what is missing, resume what was begun, learn, log, save, draw.
+
+    aime train --env humanoid-walk                                   the base preset
+    aime train --preset tiny --env cartpole-swingup --max-steps 600  the laptop-sized variant: minutes on two cores
+
+The same command again goes on where the last one stopped. On one CPU the continued run equals the uninterrupted one to
+the bit: model, optimizers, balancer, random states, the place in the data and the means for the log are all in the
+checkpoint, and the schedules are functions of the step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aime import __version__
+from aime.config import TrainConfig, replace
+from aime.data.dataset import BatchStream, WindowDataset
+from aime.data.store import EpisodeStore
+from aime.errors import CheckpointError, ConfigError, DataError
+from aime.pictures import plot_metrics, write_run_pictures
+from aime.training.checkpoint import Checkpoint, load_checkpoint, require_same_model, save_checkpoint
+from aime.training.config_file import read_config, to_yaml
+from aime.training.device import resolve_device, resolve_precision
+from aime.training.disk import disk_errors, write_whole
+from aime.training.distributed import World, any_rank, broadcast_from_first, join_world, wait_for_all
+from aime.training.guard import NotFinite, SkippedSteps, diagnosis
+from aime.training.heldout import heldout_clips, look, picture_clip
+from aime.training.locate import locate
+from aime.training.meter import MeanMeter
+from aime.training.metrics import MetricsLog
+from aime.training.prepare import ensure_episodes
+from aime.training.progress import Display, Pace
+from aime.training.random_state import random_state, restore_random_state, seed_everything
+from aime.training.runs import RunFolder, require_same_run
+from aime.training.schedule import beta_at, lr_factor
+from aime.training.stop import StopWish, stop_on_signal
+from aime.training.update import Outcome, Updater
+from aime.world_model import WorldModel
+
+log = logging.getLogger("aime")
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, from the start or from where the run in `config.run_path` stopped, to `config.max_steps`.
+
+    Ctrl-C and SIGTERM end it after the step at hand, with a checkpoint.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        AimeError: a sentence for the user: settings, data or checkpoint do not fit, the disk is full, or the loss
+            stayed non-finite.
+    """
+    with join_world(config.device) as world, ExitStack() as stack:
+        run = RunFolder(config.run_path)
+        if world.writes:
+            stack.enter_context(run.lock())
+        trainer = Trainer(config, world)
+        try:
+            trainer.run()
+        finally:
+            trainer.close()
+    return run.path
+
+
+class Trainer:
+    """A run: its model, data, update, log and folder, at some step.
+
+    Args:
+        config: the settings; ``auto`` is resolved here and what it came to is written into the run's config.yaml.
+        world: this process among those that train together.
+    """
+
+    def __init__(self, config: TrainConfig, world: World | None = None) -> None:
+        self.world = world or World()
+        self.folder = RunFolder(config.run_path)
+        found = self.folder.find_latest(thorough=True)
+        checkpoint = None if found is None else load_checkpoint(found, thorough=False)
+        self.device = resolve_device(config.device)
+        self.config = self._resolved(config, checkpoint)
+        self.store = self._open_data(checkpoint)
+        seed_everything(self.config.seed)
+        self.model = WorldModel(self.config.model.for_actions(self.store.action_dim)).to(self.device)
+        self.updater = Updater(self.model, self.config, self.config.precision, self.world)
+        self.stream = self._open_stream()
+        self.meter = MeanMeter(self.device)
+        self.skipped = SkippedSteps(self.device)
+        self.step, elapsed = 0, 0.0
+        if checkpoint is not None:
+            self.step, elapsed = self._restore(checkpoint)
+        elif self.config.load_checkpoint is not None:
+            load_checkpoint(locate(self.config.load_checkpoint)).restore_model(self.model)
+        broadcast_from_first(self.model.parameters(), self.world)
+        if self.world.rank > 0:
+            seed_everything(self.config.seed + 7919 * self.world.rank + 104729 * self.step)
+        self.pace = Pace(self.step, self._batch_clips * self.config.model.sequence_length, elapsed)
+        self.log = self._open_log() if self.world.writes else None
+        self._heldout = self._clips_to_look_at()
+        self._newest = found
+
+    # ------------------------------------------------------------------ the main path
+
+    def run(self) -> None:
+        """Train up to `max_steps`, or until somebody wishes it to stop."""
+        config, began = self.config, self.step
+        if self.step >= config.max_steps:
+            log.info("%s is at step %d already; raise --max-steps to train it further", self.folder.path, self.step)
+        display = Display(config.data.env, self.step, config.max_steps, shown=self.world.writes)
+        with stop_on_signal() as wish, display.running():
+            while self.step < config.max_steps and not self._stop(wish):
+                outcome = self.advance(next(self.stream))
+                display.advance(self.step)
+                if self._due(config.log_every):
+                    self.write_log(outcome, display)
+                if self._due(config.eval_every):
+                    self.look()
+                if self._due(config.picture_every) and (config.save_visualizations or config.visualize_attention):
+                    self.draw()
+                if self._due(config.checkpoint_every):
+                    self.save()
+            if self.step > began:
+                self.save()
+        self._finish(wish, began)
+
+    def advance(self, batch: dict[str, Tensor]) -> Outcome:
+        """One training step."""
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        self.model.train()
+        outcome = self.updater.step(batch, lr_factor=self.lr_factor, beta=self.beta)
+        self.meter.add(outcome.scalars, ~outcome.skipped)
+        self.step += 1
+        try:
+            self.skipped.see(outcome.finite | {"the step of another process": ~outcome.skipped})
+        except NotFinite as error:
+            raise diagnosis(error, self.step, self._newest, precision=self.config.precision) from error
+        return outcome
+
+    def write_log(self, outcome: Outcome, display: Display) -> None:
+        """A line of metrics: means since the last line, and the balance of this step."""
+        means = self.meter.means()
+        self.meter.reset()
+        figures = means | {
+            "epoch": self.epoch,
+            "learning_rate": self.config.optimizer.learning_rate * self.lr_factor,
+            "beta": self.beta,
+            "skipped_steps": float(self.skipped.total),
+        }
+        if outcome.balance is not None:
+            figures |= outcome.balance.as_metrics()
+        figures |= self.pace.mark(self.step)
+        if self.log is not None:
+            self.log.write(self.step, figures)
+        display.figures(self.step, means["total_vae_loss"], self.pace)
+
+    def look(self) -> None:
+        """Log how the model does on held-out clips."""
+        if self._heldout is not None and self.log is not None:
+            self.log.write(self.step, look(self.model, self._heldout))
+
+    def save(self) -> None:
+        """Write the checkpoint of this step, and delete those that are too old; rank 0 does."""
+        self.skipped.settle()
+        if not self.world.writes or (self._newest is not None and self._newest == self.folder.checkpoint(self.step)):
+            return
+        state = {
+            "step": self.step,
+            "task": self.store.task,
+            "data_fingerprint": self.store.fingerprint,
+            "data": self.stream.state_dict(),
+            "schedule": {"epoch": self.epoch, "lr_factor": self.lr_factor, "beta": self.beta},
+            "random": random_state(),
+            "meter": self.meter.state_dict(),
+            "skipped": self.skipped.state_dict(),
+            "elapsed_seconds": self.pace.elapsed,
+        }
+        self._newest = save_checkpoint(
+            self.folder.make_room(self.step),
+            self.model,
+            self.config,
+            optimizers=self.updater.optimizers,
+            balancer=self.updater.balancer,
+            state=state,
+        )
+        self.folder.prune(self.config.keep_checkpoints)
+
+    def draw(self) -> list[Path]:
+        """Draw what the model sees, attends to, believes and dreams, and the curves of the run."""
+        clip = picture_clip(self.store, self.config.model.sequence_length) if self.world.writes else None
+        if clip is None:
+            return []
+        parts = [clip[name].to(self.device) for name in ("observations", "actions", "is_first")]
+        folder = self.folder.pictures / f"step-{self.step:08d}"
+        with disk_errors("the pictures", self.folder.pictures), torch.random.fork_rng(self._gpus):
+            context = max(1, self.config.model.sequence_length // 2)
+            drawn = write_run_pictures(self.model, *parts, folder, context_frames=context)
+            return drawn + (plot_metrics(self.folder.path) if self.folder.metrics.is_file() else [])
+
+    def close(self) -> None:
+        """Finish the log."""
+        if self.log is not None:
+            self.log.close()
+
+    # ------------------------------------------------------------------ where the run is
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far; a fraction counts."""
+        return self.step * self._batch_clips / len(self.stream.sampler.dataset)
+
+    @property
+    def beta(self) -> float:
+        """Weight of the KL terms now."""
+        return beta_at(self.epoch, self.config.loss, self.config.optimizer)
+
+    @property
+    def lr_factor(self) -> float:
+        """Share of the peak learning rate now."""
+        return lr_factor(self.step, self.config.optimizer, self.config.max_steps)
+
+    @property
+    def _gpus(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+    @property
+    def _batch_clips(self) -> int:
+        return self.config.data.batch_size * self.world.size
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _stop(self, wish: StopWish) -> bool:
+        """Whether to stop here. Several processes must agree on the step, which they do at the lines of the log."""
+        if self.world.size == 1:
+            return bool(wish)
+        if self.step % self.config.log_every:
+            return False
+        return bool(any_rank(torch.tensor(bool(wish), device=self.device), self.world))
+
+    def _finish(self, wish: StopWish, began: int) -> None:
+        if self.step < self.config.max_steps:
+            log.info(
+                "stopped by %s at step %d of %d; the checkpoint is %s, and the same command goes on from there",
+                wish.reason or "another process",
+                self.step,
+                self.config.max_steps,
+                self._newest,
+            )
+            return
+        if self.step > began:
+            if self.config.eval_every and not self._due(self.config.eval_every):
+                self.look()
+            log.info("step %d of %d: done; a higher --max-steps trains it further", self.step, self.config.max_steps)
+        asked = self.config.save_visualizations or self.config.visualize_attention
+        drawn = self.draw() if self.step > began or asked else []
+        if drawn:
+            log.info("pictures: %s", ", ".join(str(path) for path in drawn))
+
+    # ------------------------------------------------------------------ setting up
+
+    def _resolved(self, config: TrainConfig, checkpoint: Checkpoint | None) -> TrainConfig:
+        """The settings with ``auto`` replaced by what it comes to, and by what it came to when the run began."""
+        precision = config.precision
+        if checkpoint is not None:
+            there = read_config(self.folder.config) if self.folder.config.is_file() else checkpoint.config
+            require_same_run(self.folder, there, config)
+            precision = there.precision if precision == "auto" else precision
+        device: Any = self.device.type
+        return replace(config, device=device, precision=resolve_precision(precision, self.device))
+
+    def _open_data(self, checkpoint: Checkpoint | None) -> EpisodeStore:
+        data, size = self.config.data, self.config.model.input_dim
+        if self.world.writes:
+            ensure_episodes(data, size, self.config.seed)
+        wait_for_all(self.world)
+        store = EpisodeStore.open(data.data_path)
+        if store.task != data.env and data.data_dir is None:
+            raise DataError(
+                f"{data.data_path} holds {store.task}, not {data.env}; move it, or name it: --data-dir {data.data_path}"
+            )
+        if store.image_size != size:
+            raise ConfigError(
+                f"the frames in {data.data_path} are {store.image_size}×{store.image_size}, but the model's are "
+                f"{size}×{size}: give --input-dim {store.image_size}, or another --data-dir"
+            )
+        if checkpoint is not None:
+            require_same_model(checkpoint, self.config.model.for_actions(store.action_dim))
+            if checkpoint.state.get("data_fingerprint") != store.fingerprint:
+                raise CheckpointError(
+                    f"the data in {data.data_path} is not what the run in {self.folder.path} was trained on, so it "
+                    "cannot go on as if it were. Give its --data-dir, or begin a new run on the new data with what this "
+                    f"one learned: --load-checkpoint {self.folder.path} --run-dir <a new folder>"
+                )
+        return store
+
+    def _open_stream(self) -> BatchStream:
+        config, on_gpu = self.config, self.device.type == "cuda"
+        workers = config.data.workers
+        return BatchStream(
+            WindowDataset(self.store, "train", config.model.sequence_length),
+            config.data.batch_size,
+            config.seed,
+            workers=(2 if on_gpu else 0) if workers is None else workers,
+            pin_memory=on_gpu,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> tuple[int, float]:
+        """Put everything where the checkpoint left it; its step, and the seconds it took until there."""
+        state = checkpoint.state
+        checkpoint.restore_model(self.model)
+        checkpoint.restore_training(self.model, self.updater.optimizers, self.updater.balancer)
+        self.stream.load_state_dict(state["data"])
+        self.meter.load_state_dict(state["meter"])
+        self.skipped.load_state_dict(state["skipped"])
+        restore_random_state(state["random"])
+        log.info("going on from %s", checkpoint.folder)
+        return checkpoint.step, float(state["elapsed_seconds"])
+
+    def _open_log(self) -> MetricsLog:
+        """Write down what run this is, and open its log behind the step that it is at."""
+        known = json.loads(self.folder.record.read_text()) if self.folder.record.is_file() else {}
+        record = {
+            "id": known.get("id", f"{self.folder.path.name}-{uuid.uuid4().hex[:8]}"),
+            "aime_version": __version__,
+            "torch_version": torch.__version__,
+            "task": self.store.task,
+            "data": str(self.store.path),
+            "data_fingerprint": self.store.fingerprint,
+            "action_dim": self.store.action_dim,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+        with disk_errors("the run's settings", self.folder.path):
+            write_whole(self.folder.config, to_yaml(self.config))
+            write_whole(self.folder.record, json.dumps(record, indent=2) + "\n")
+        return MetricsLog(self.folder.metrics, self.config, from_step=self.step, identity=record["id"])
+
+    def _clips_to_look_at(self) -> dict[str, Tensor] | None:
+        if not self.config.eval_every or not self.world.writes or self.config.model.sequence_length < 2:
+            return None
+        return heldout_clips(self.store, self.config.model.sequence_length, self.config.eval_clips)

@@ -1,0 +1,152 @@
+"""One training step: losses → balanced gradients → clipping → AdamW, and the adversary's own update beside it.
+
+A step whose loss or gradient is not finite changes nothing: not the weights, not the optimizers, not the buffers. On a
+GPU that is decided there, without waiting: the optimizers take the verdict as a mask (their `found_inf`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from aime.config import TrainConfig
+from aime.learning import GradientBalancer
+from aime.training.device import autocast
+from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
+from aime.training.guard import BufferGuard
+from aime.world_model import WorldModel
+
+OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss")
+"""The losses that are balanced against each other."""
+ADVERSARY = "discriminator_loss"
+"""The loss that trains the discriminator alone."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step did."""
+
+    scalars: dict[str, Tensor]
+    """Every loss and part, and the norms of the gradients, detached."""
+    finite: dict[str, Bool[Tensor, ""]]
+    """Which losses and gradients were finite."""
+    skipped: Bool[Tensor, ""]
+    """Whether the step was skipped, on any rank and so on all."""
+    balance: Any
+    """The balancer's report; None if it was not asked, because a loss was not finite."""
+
+
+class Updater:
+    """A model, its two optimizers and the balancer between its objectives.
+
+    Args:
+        model: on its device already.
+        config: the weights of the losses, the balancer's and the optimizers' settings.
+        precision: float32 or bf16, resolved.
+        world: gradients are averaged over its ranks.
+    """
+
+    def __init__(self, model: WorldModel, config: TrainConfig, precision: str, world: World | None = None) -> None:
+        self.model = model
+        self.config = config
+        self._precision = precision
+        self._world = world or World()
+        settings = config.optimizer
+        self.balancer = GradientBalancer(model.objective_reach(), config.balancer)
+        self.optimizers = {
+            "model": _adamw(model.generator_parameters(), settings.learning_rate, settings.weight_decay),
+            "discriminator": _adamw(
+                model.discriminator_parameters(), settings.discriminator_learning_rate, settings.weight_decay
+            ),
+        }
+        self._peaks = {"model": settings.learning_rate, "discriminator": settings.discriminator_learning_rate}
+        self._guard = BufferGuard(model)
+
+    def step(self, batch: Mapping[str, Tensor], *, lr_factor: float, beta: float) -> Outcome:
+        """Train on a batch of clips.
+
+        Args:
+            batch: observations (B, T, 3, H, W), actions (B, T, A) and is_first (B, T), on the model's device.
+            lr_factor: share of the peak learning rates.
+            beta: weight of the KL terms.
+        """
+        self._set_rates(lr_factor)
+        broadcast_from_first(self.model.buffers(), self._world)
+        self._guard.remember()
+        with autocast(self.model.device, self._precision):
+            losses, output = self.model.compute_total_loss(
+                batch["observations"], batch["actions"], batch["is_first"], loss=self.config.loss, beta=beta
+            )
+        scalars = {name: value.detach() for name, value in losses.items()}
+        finite = {name: torch.isfinite(scalars[name]) for name in (*OBJECTIVES, ADVERSARY)}
+        bad = any_rank(_not_all(finite), self._world)
+        balance = None
+        if not self._knows(bad):
+            balance = self.balancer.backward({name: losses[name] for name in OBJECTIVES})
+            scalars["gradient_norm"] = self._clip("model")
+            scalars["discriminator_gradient_norm"] = self._critic_backward(losses[ADVERSARY])
+            finite |= {f"gradient of {n}": torch.isfinite(balance.norms[i]) for i, n in enumerate(OBJECTIVES)}
+            finite["gradient of the update"] = torch.isfinite(scalars["gradient_norm"])
+            finite[f"gradient of {ADVERSARY}"] = torch.isfinite(scalars["discriminator_gradient_norm"])
+            bad = bad | _not_all(finite)
+            self._apply("model", bad)
+            self._apply("discriminator", bad)
+            self._critic_again(batch["observations"], output.reconstruction_mean.detach(), bad)
+        self._guard.restore_if(bad)
+        return Outcome(scalars, finite, bad, balance)
+
+    def _critic_again(self, real: Tensor, fake: Tensor, bad: Tensor) -> None:
+        """The critic's further steps on the same clips (n_critic of them in all)."""
+        for _ in range(self.config.optimizer.n_critic - 1):
+            if self._knows(bad):
+                return
+            with autocast(self.model.device, self._precision):
+                loss = self.model.discriminator_loss(real, fake)
+            norm = self._critic_backward(loss)
+            self._apply("discriminator", bad | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite())
+
+    def _critic_backward(self, loss: Tensor) -> Tensor:
+        """Fill in the critic's gradients; their norm before clipping."""
+        self.optimizers["discriminator"].zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.model.discriminator_parameters(), self._world)
+        return self._clip("discriminator")
+
+    def _clip(self, name: str) -> Tensor:
+        parameters = [p for group in self.optimizers[name].param_groups for p in group["params"]]
+        return nn.utils.clip_grad_norm_(parameters, self.config.optimizer.grad_clip)
+
+    def _apply(self, name: str, bad: Tensor) -> None:
+        """Take an optimizer's step, unless it is `bad`: the fused kernels read that where it lies."""
+        optimizer = self.optimizers[name]
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.step()
+
+    def _knows(self, bad: Tensor) -> bool:
+        """Whether a step is known to be bad at no cost: on the CPU. A GPU goes on, and masks what it did."""
+        return not bad.is_cuda and bool(bad)
+
+    def _set_rates(self, factor: float) -> None:
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self._peaks[name] * factor
+
+
+def _adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW in one fused kernel; matrices and filters decay, biases and gains do not."""
+    every = list(parameters)
+    groups = [
+        {"params": [p for p in every if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
+
+
+def _not_all(finite: Mapping[str, Tensor]) -> Tensor:
+    return ~torch.stack(list(finite.values())).all()

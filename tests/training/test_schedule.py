@@ -1,0 +1,47 @@
+"""Schedules: rise, peak, fall; and beta's warm-up."""
+
+from itertools import pairwise
+
+import pytest
+
+from aime.config import LossConfig, OptimizerConfig
+from aime.training.schedule import FINAL_SHARE, beta_at, lr_factor
+
+
+def test_learning_rate_rises_to_its_peak_and_falls_to_a_tenth() -> None:
+    config = OptimizerConfig(lr_warmup_steps=20)
+    factors = [lr_factor(step, config, 1000) for step in range(1001)]
+    assert factors[0] == pytest.approx(1 / 20)
+    assert all(a < b for a, b in pairwise(factors[:20]))
+    assert max(factors) == factors[20] == 1.0
+    assert all(a > b for a, b in pairwise(factors[20:]))
+    assert factors[1000] == pytest.approx(FINAL_SHARE)
+    assert lr_factor(5000, config, 1000) == pytest.approx(FINAL_SHARE)
+
+
+def test_constant_schedule_stays_at_its_peak() -> None:
+    config = OptimizerConfig(lr_warmup_steps=20, lr_schedule="constant")
+    assert {lr_factor(step, config, 1000) for step in range(20, 1200)} == {1.0}
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 9, 10, 100])
+def test_a_run_shorter_than_its_warmup_still_trains_at_full_rate(max_steps: int) -> None:
+    factors = [lr_factor(step, OptimizerConfig(lr_warmup_steps=100), max_steps) for step in range(max_steps)]
+    assert all(0 < f <= 1 for f in factors)
+    assert max(factors) == pytest.approx(1.0)
+
+
+def test_no_warmup_starts_at_the_peak() -> None:
+    assert lr_factor(0, OptimizerConfig(lr_warmup_steps=0), 100) == 1.0
+
+
+def test_beta_rises_over_its_epochs_and_a_fraction_of_an_epoch_counts() -> None:
+    config, loss = OptimizerConfig(warmup_epochs=25.0), LossConfig(beta=0.8)
+    assert beta_at(0.0, loss, config) == 0.0
+    assert beta_at(12.5, loss, config) == pytest.approx(0.4)
+    assert beta_at(0.1, loss, config) == pytest.approx(0.8 * 0.1 / 25)
+    assert beta_at(25.0, loss, config) == beta_at(1000.0, loss, config) == pytest.approx(0.8)
+
+
+def test_without_warmup_beta_is_there_at_once() -> None:
+    assert beta_at(0.0, LossConfig(beta=0.7), OptimizerConfig(warmup_epochs=0.0)) == 0.7

@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aime import ModelConfig, SequenceOutput, WorldModel, config
+from aime import config
 from aime.attention import AttentionSchema
 from aime.attention import SlotAttention as AttentionPosterior
 from aime.belief import DPGMMPrior
 from aime.dynamics import RecurrentCore
 from aime.learning import BalanceReport, GradientBalancer
+from aime.outputs import SequenceOutput
+from aime.world_model import WorldModel
 from VRNN.devices import at_hand
 
 __all__ = ["AttentionPosterior", "AttentionSchema", "DPGMMPrior", "DPGMMVariationalRecurrentAutoencoder"]
@@ -91,7 +93,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModel):
         balancer: config.BalancerConfig | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(config.replace(ModelConfig(action_dim=action_dim), **settings))
+        super().__init__(config.replace(config.ModelConfig(action_dim=action_dim), **settings))
         if device is not None:
             self.to(device)
         self._balancer_settings = balancer or config.BalancerConfig()

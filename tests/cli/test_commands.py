@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.conftest import Said, write_store
+from tests.cli.conftest import Said
+from tests.cli.made import write_store
 from tests.cli.test_help_and_errors import complains
 
 Aime = Callable[..., Said]

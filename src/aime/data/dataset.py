@@ -194,14 +194,17 @@ def make_loader(
     A last batch that would be short is left out. Workers are spawned, not forked: a forked worker hangs where its
     parent has decoded video.
     """
+    # A generator of its own: the loader draws a seed for its workers, which must not move the model's random state.
+    own = torch.Generator()
     if workers == 0:
-        return DataLoader(dataset, batch_size, sampler=sampler, drop_last=True, pin_memory=pin_memory)
+        return DataLoader(dataset, batch_size, sampler=sampler, drop_last=True, pin_memory=pin_memory, generator=own)
     return DataLoader(
         dataset,
         batch_size,
         sampler=sampler,
         drop_last=True,
         pin_memory=pin_memory,
+        generator=own,
         num_workers=workers,
         multiprocessing_context="spawn",
         persistent_workers=True,

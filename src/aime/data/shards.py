@@ -103,6 +103,11 @@ class ShardWriter:
         return os.fstat(self._raw.fileno()).st_size
 
     @property
+    def closed(self) -> bool:
+        """Whether the shard is finished or given up."""
+        return self._raw.closed
+
+    @property
     def episodes(self) -> int:
         """Episodes written so far."""
         return len(self._episodes)

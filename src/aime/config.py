@@ -18,6 +18,7 @@ Preset = Literal["tiny", "base", "large"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bf16"]
 Renderer = Literal["auto", "egl", "osmesa", "warp"]
+Policy = Literal["mixture", "ou", "cpg", "spline", "uniform", "assisted"]
 BalancerName = Literal["rgb", "mean", "sum", "upgrad", "pcgrad", "cagrad", "config", "alignedmtl"]
 
 
@@ -242,11 +243,13 @@ class DataConfig:
     """Clips in one training step (of one process, where there are several)."""
     workers: int | None = None
     """Processes that read clips ahead; by default 2 for CUDA, and none on a CPU, where training is far slower."""
-    episodes: int = 16
+    episodes: int = 24
     """Episodes to collect where there are none."""
+    episode_length: int = 250
+    """Frames in each episode to collect."""
     renderer: Renderer = "auto"
     """What draws the frames to collect; auto takes the first that works here."""
-    policy: str = "mixture"
+    policy: Policy = "mixture"
     """What moves the body in the episodes to collect."""
     policy_file: Path | None = None
     """A Python file with a policy of your own, instead of --policy."""
@@ -254,7 +257,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require_choices(self)
         _require(bool(self.env), "env must name a task, such as humanoid-walk")
-        _require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        for name in ("batch_size", "episode_length"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         _require(self.workers is None or self.workers >= 0, f"workers must not be negative, got {self.workers}")
         _require(self.episodes >= 3, f"episodes must be at least 3 (train, validation, test), got {self.episodes}")
 

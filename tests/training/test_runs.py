@@ -112,8 +112,7 @@ def test_the_settings_of_a_run_are_read_from_its_folder(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    with run.lock():
-        with pytest.raises(TrainingError, match="another process is training"), run.lock():
-            pass
+    with run.lock(), pytest.raises(TrainingError, match="another process is training"), run.lock():
+        pass
     with run.lock():
         pass

@@ -37,8 +37,9 @@ def look(model: WorldModel, clips: dict[str, Tensor]) -> dict[str, float]:
         clips: observations (N, T, 3, H, W), actions (N, T, A) and is_first (N, T), T ≥ 2.
 
     Returns:
-        In dB of PSNR, means over clips and frames: ``validation/psnr`` of the reconstructions, ``validation/dream_psnr``,
-        ``validation/copy_last_psnr`` and ``validation/dream_gain``, by which dreams beat copying the last frame seen.
+        In dB of PSNR, means over clips and frames: ``validation/psnr`` of the reconstructions,
+        ``validation/dream_psnr``, ``validation/copy_last_psnr`` (the last frame seen, repeated) and
+        ``validation/dream_gain``, by which dreams beat that.
     """
     observations, actions = clips["observations"].to(model.device), clips["actions"].to(model.device)
     watched = observations.shape[1] // 2

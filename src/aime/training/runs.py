@@ -38,6 +38,7 @@ CHANGEABLE = frozenset(
         "load_checkpoint",
         "eval_only",
         "episodes",
+        "episode_length",
         "renderer",
         "policy",
         "policy_file",

@@ -197,11 +197,11 @@ class Trainer:
         clip = picture_clip(self.store, self.config.model.sequence_length) if self.world.writes else None
         if clip is None:
             return []
-        parts = [clip[name].to(self.device) for name in ("observations", "actions", "is_first")]
+        observations, actions, is_first = (clip[n].to(self.device) for n in ("observations", "actions", "is_first"))
         folder = self.folder.pictures / f"step-{self.step:08d}"
         with disk_errors("the pictures", self.folder.pictures), torch.random.fork_rng(self._gpus):
             context = max(1, self.config.model.sequence_length // 2)
-            drawn = write_run_pictures(self.model, *parts, folder, context_frames=context)
+            drawn = write_run_pictures(self.model, observations, actions, is_first, folder, context_frames=context)
             return drawn + (plot_metrics(self.folder.path) if self.folder.metrics.is_file() else [])
 
     def close(self) -> None:
@@ -296,8 +296,8 @@ class Trainer:
             if checkpoint.state.get("data_fingerprint") != store.fingerprint:
                 raise CheckpointError(
                     f"the data in {data.data_path} is not what the run in {self.folder.path} was trained on, so it "
-                    "cannot go on as if it were. Give its --data-dir, or begin a new run on the new data with what this "
-                    f"one learned: --load-checkpoint {self.folder.path} --run-dir <a new folder>"
+                    "cannot go on as if it were. Give its --data-dir, or begin a new run on the new data with what "
+                    f"this one learned: --load-checkpoint {self.folder.path} --run-dir <a new folder>"
                 )
         return store
 

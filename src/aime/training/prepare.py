@@ -1,20 +1,79 @@
-"""The episodes that a run needs: those that are there, or else some that are collected first."""
+"""What a run needs before its first step: settings without ``auto`` in them, and episodes, collected if need be."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aime.config import DataConfig
+from aime.config import DataConfig, TrainConfig, replace
 from aime.data.collect import CollectConfig, CollectProgress, collect
 from aime.data.index import INDEX_NAME
+from aime.data.store import EpisodeStore
+from aime.errors import CheckpointError, ConfigError, DataError
+from aime.training.checkpoint import Checkpoint, require_same_model
+from aime.training.config_file import read_config
+from aime.training.device import resolve_precision
+from aime.training.distributed import World, wait_for_all
+from aime.training.runs import RunFolder, require_same_run
 
 log = logging.getLogger("aime")
 
 BEGUN = ".collecting"
 """Marks a store that training began to collect and did not finish; while it is there, the next run goes on."""
+
+
+def resolve_settings(
+    config: TrainConfig, run: RunFolder, checkpoint: Checkpoint | None, device: torch.device
+) -> TrainConfig:
+    """The settings with ``auto`` replaced by what it comes to here, or by what it came to when the run began.
+
+    Raises:
+        ConfigError: the run was begun under settings that may not change.
+    """
+    precision = config.precision
+    if checkpoint is not None:
+        there = read_config(run.config) if run.config.is_file() else checkpoint.config
+        require_same_run(run, there, config)
+        precision = there.precision if precision == "auto" else precision
+    kind: Any = device.type
+    return replace(config, device=kind, precision=resolve_precision(precision, device))
+
+
+def open_episodes(config: TrainConfig, run: RunFolder, checkpoint: Checkpoint | None, world: World) -> EpisodeStore:
+    """The episodes to train on, collected first by rank 0 if there are none.
+
+    Raises:
+        DataError: they are of another task, or broken.
+        ConfigError: their frames have another size than the model's.
+        CheckpointError: they are not those that the run was trained on, or their actions have another size.
+    """
+    data, size = config.data, config.model.input_dim
+    if world.writes:
+        ensure_episodes(data, size, config.seed)
+    wait_for_all(world)
+    store = EpisodeStore.open(data.data_path)
+    if store.task != data.env and data.data_dir is None:
+        raise DataError(
+            f"{data.data_path} holds {store.task}, not {data.env}; move it, or name it: --data-dir {data.data_path}"
+        )
+    if store.image_size != size:
+        raise ConfigError(
+            f"the frames in {data.data_path} are {store.image_size}×{store.image_size}, but the model's are "
+            f"{size}×{size}: give --input-dim {store.image_size}, or another --data-dir"
+        )
+    if checkpoint is not None:
+        require_same_model(checkpoint, config.model.for_actions(store.action_dim))
+        if checkpoint.state.get("data_fingerprint") != store.fingerprint:
+            raise CheckpointError(
+                f"the data in {data.data_path} is not what the run in {run.path} was trained on, so it cannot go on as "
+                "if it were. Give its --data-dir, or begin a new run on the new data with what this one learned: "
+                f"--load-checkpoint {run.path} --run-dir <a new folder>"
+            )
+    return store
 
 
 def ensure_episodes(data: DataConfig, image_size: int, seed: int) -> None:

@@ -12,18 +12,24 @@ runs/humanoid-walk/
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from aime import __version__
 from aime.config import TrainConfig
+from aime.data.store import EpisodeStore
 from aime.errors import AimeError, CheckpointError, ConfigError, TrainingError
 from aime.training.checkpoint import STATE, is_whole, load_checkpoint
-from aime.training.config_file import differences, read_config
-from aime.training.disk import remove_folder
+from aime.training.config_file import differences, read_config, to_yaml
+from aime.training.disk import disk_errors, remove_folder, write_whole
 
 log = logging.getLogger("aime")
 
@@ -122,6 +128,24 @@ class RunFolder:
         whole = [folder for folder in _steps(self.checkpoints) if is_whole(folder)]
         for folder in whole[:-keep] if keep else []:
             remove_folder(folder)
+
+    def describe(self, config: TrainConfig, store: EpisodeStore, *, parameters: int) -> str:
+        """Write down what run this is (config.yaml, run.json); its identity, the same after a resume."""
+        known = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
+        record = {
+            "id": known.get("id", f"{self.path.name}-{uuid.uuid4().hex[:8]}"),
+            "aime_version": __version__,
+            "torch_version": torch.__version__,
+            "task": store.task,
+            "data": str(store.path),
+            "data_fingerprint": store.fingerprint,
+            "action_dim": store.action_dim,
+            "parameters": parameters,
+        }
+        with disk_errors("the run's settings", self.path):
+            write_whole(self.config, to_yaml(config))
+            write_whole(self.record, json.dumps(record, indent=2) + "\n")
+        return str(record["id"])
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

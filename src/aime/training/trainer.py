@@ -10,36 +10,29 @@ checkpoint, and the schedules are functions of the step.
 
 from __future__ import annotations
 
-import json
 import logging
-import uuid
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from aime import __version__
-from aime.config import TrainConfig, replace
+from aime.config import TrainConfig
 from aime.data.dataset import BatchStream, WindowDataset
-from aime.data.store import EpisodeStore
-from aime.errors import CheckpointError, ConfigError, DataError
 from aime.pictures import plot_metrics, write_run_pictures
-from aime.training.checkpoint import Checkpoint, load_checkpoint, require_same_model, save_checkpoint
-from aime.training.config_file import read_config, to_yaml
-from aime.training.device import resolve_device, resolve_precision
-from aime.training.disk import disk_errors, write_whole
-from aime.training.distributed import World, any_rank, broadcast_from_first, join_world, wait_for_all
+from aime.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from aime.training.device import resolve_device
+from aime.training.disk import disk_errors
+from aime.training.distributed import World, any_rank, broadcast_from_first, join_world
 from aime.training.guard import NotFinite, SkippedSteps, diagnosis
 from aime.training.heldout import heldout_clips, look, picture_clip
 from aime.training.locate import locate
 from aime.training.meter import MeanMeter
 from aime.training.metrics import MetricsLog
-from aime.training.prepare import ensure_episodes
+from aime.training.prepare import open_episodes, resolve_settings
 from aime.training.progress import Display, Pace
 from aime.training.random_state import random_state, restore_random_state, seed_everything
-from aime.training.runs import RunFolder, require_same_run
+from aime.training.runs import RunFolder
 from aime.training.schedule import beta_at, lr_factor
 from aime.training.stop import StopWish, stop_on_signal
 from aime.training.update import Outcome, Updater
@@ -86,8 +79,8 @@ class Trainer:
         found = self.folder.find_latest(thorough=True)
         checkpoint = None if found is None else load_checkpoint(found, thorough=False)
         self.device = resolve_device(config.device)
-        self.config = self._resolved(config, checkpoint)
-        self.store = self._open_data(checkpoint)
+        self.config = resolve_settings(config, self.folder, checkpoint, self.device)
+        self.store = open_episodes(self.config, self.folder, checkpoint, self.world)
         seed_everything(self.config.seed)
         self.model = WorldModel(self.config.model.for_actions(self.store.action_dim)).to(self.device)
         self.updater = Updater(self.model, self.config, self.config.precision, self.world)
@@ -135,6 +128,7 @@ class Trainer:
         """One training step."""
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         self.model.train()
+        self._applied = {"learning_rate": self.config.optimizer.learning_rate * self.lr_factor, "beta": self.beta}
         outcome = self.updater.step(batch, lr_factor=self.lr_factor, beta=self.beta)
         self.meter.add(outcome.scalars, ~outcome.skipped)
         self.step += 1
@@ -148,12 +142,7 @@ class Trainer:
         """A line of metrics: means since the last line, and the balance of this step."""
         means = self.meter.means()
         self.meter.reset()
-        figures = means | {
-            "epoch": self.epoch,
-            "learning_rate": self.config.optimizer.learning_rate * self.lr_factor,
-            "beta": self.beta,
-            "skipped_steps": float(self.skipped.total),
-        }
+        figures = means | self._applied | {"epoch": self.epoch, "skipped_steps": float(self.skipped.total)}
         if outcome.balance is not None:
             figures |= outcome.balance.as_metrics()
         figures |= self.pace.mark(self.step)
@@ -218,12 +207,12 @@ class Trainer:
 
     @property
     def beta(self) -> float:
-        """Weight of the KL terms now."""
+        """Weight of the KL terms in the next step."""
         return beta_at(self.epoch, self.config.loss, self.config.optimizer)
 
     @property
     def lr_factor(self) -> float:
-        """Share of the peak learning rate now."""
+        """Share of the peak learning rate in the next step."""
         return lr_factor(self.step, self.config.optimizer, self.config.max_steps)
 
     @property
@@ -266,41 +255,6 @@ class Trainer:
 
     # ------------------------------------------------------------------ setting up
 
-    def _resolved(self, config: TrainConfig, checkpoint: Checkpoint | None) -> TrainConfig:
-        """The settings with ``auto`` replaced by what it comes to, and by what it came to when the run began."""
-        precision = config.precision
-        if checkpoint is not None:
-            there = read_config(self.folder.config) if self.folder.config.is_file() else checkpoint.config
-            require_same_run(self.folder, there, config)
-            precision = there.precision if precision == "auto" else precision
-        device: Any = self.device.type
-        return replace(config, device=device, precision=resolve_precision(precision, self.device))
-
-    def _open_data(self, checkpoint: Checkpoint | None) -> EpisodeStore:
-        data, size = self.config.data, self.config.model.input_dim
-        if self.world.writes:
-            ensure_episodes(data, size, self.config.seed)
-        wait_for_all(self.world)
-        store = EpisodeStore.open(data.data_path)
-        if store.task != data.env and data.data_dir is None:
-            raise DataError(
-                f"{data.data_path} holds {store.task}, not {data.env}; move it, or name it: --data-dir {data.data_path}"
-            )
-        if store.image_size != size:
-            raise ConfigError(
-                f"the frames in {data.data_path} are {store.image_size}×{store.image_size}, but the model's are "
-                f"{size}×{size}: give --input-dim {store.image_size}, or another --data-dir"
-            )
-        if checkpoint is not None:
-            require_same_model(checkpoint, self.config.model.for_actions(store.action_dim))
-            if checkpoint.state.get("data_fingerprint") != store.fingerprint:
-                raise CheckpointError(
-                    f"the data in {data.data_path} is not what the run in {self.folder.path} was trained on, so it "
-                    "cannot go on as if it were. Give its --data-dir, or begin a new run on the new data with what "
-                    f"this one learned: --load-checkpoint {self.folder.path} --run-dir <a new folder>"
-                )
-        return store
-
     def _open_stream(self) -> BatchStream:
         config, on_gpu = self.config, self.device.type == "cuda"
         workers = config.data.workers
@@ -323,26 +277,15 @@ class Trainer:
         self.meter.load_state_dict(state["meter"])
         self.skipped.load_state_dict(state["skipped"])
         restore_random_state(state["random"])
-        log.info("going on from %s", checkpoint.folder)
+        if self.world.writes:
+            log.info("going on from %s", checkpoint.folder)
         return checkpoint.step, float(state["elapsed_seconds"])
 
     def _open_log(self) -> MetricsLog:
         """Write down what run this is, and open its log behind the step that it is at."""
-        known = json.loads(self.folder.record.read_text()) if self.folder.record.is_file() else {}
-        record = {
-            "id": known.get("id", f"{self.folder.path.name}-{uuid.uuid4().hex[:8]}"),
-            "aime_version": __version__,
-            "torch_version": torch.__version__,
-            "task": self.store.task,
-            "data": str(self.store.path),
-            "data_fingerprint": self.store.fingerprint,
-            "action_dim": self.store.action_dim,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-        }
-        with disk_errors("the run's settings", self.folder.path):
-            write_whole(self.folder.config, to_yaml(self.config))
-            write_whole(self.folder.record, json.dumps(record, indent=2) + "\n")
-        return MetricsLog(self.folder.metrics, self.config, from_step=self.step, identity=record["id"])
+        parameters = sum(p.numel() for p in self.model.parameters())
+        identity = self.folder.describe(self.config, self.store, parameters=parameters)
+        return MetricsLog(self.folder.metrics, self.config, from_step=self.step, identity=identity)
 
     def _clips_to_look_at(self) -> dict[str, Tensor] | None:
         if not self.config.eval_every or not self.world.writes or self.config.model.sequence_length < 2:

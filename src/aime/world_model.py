@@ -238,7 +238,7 @@ class WorldModel(nn.Module):
         """
         check_clip(self.config, observations, actions, is_first)
         watched = self.watch(to_unit_frames(observations), actions, is_first, sample=sample)
-        return self._output(watched, self.decode(watched.latents, watched.attention))
+        return self._output(watched, self.decode(watched.latents, watched.expected))
 
     def compute_total_loss(
         self,
@@ -265,7 +265,7 @@ class WorldModel(nn.Module):
         frames = to_unit_frames(observations)
         starts = losses.draw_starts(frames.shape[1], settings)
         watched = self.watch(frames, actions, is_first, pauses=starts)
-        mean = self.decode(watched.latents, watched.attention)
+        mean = self.decode(watched.latents, watched.expected)
         scalars = losses.objectives(self, frames, actions, watched, mean, starts, settings)
         return scalars, self._output(watched, mean)
 
@@ -422,8 +422,16 @@ class WorldModel(nn.Module):
     def decode(
         self, latents: Float[Tensor, "batch time latent"], attention: Float[Tensor, "batch time grid grid"]
     ) -> Float[Tensor, "batch time 3 height width"]:
-        """Mean of p(o | z, A), unclamped."""
+        """Mean of p(o | z, A), unclamped, from the latent and the map that the *schema* expects.
+
+        Both while watching and while dreaming it is the schema's map: what the slots see of the very frame to be decoded
+        would be a way around the latent. While training, half of the frames are decoded under even attention, so that
+        the latent must carry the whole frame and attention refines it.
+        """
         batch, time = latents.shape[:2]
+        if self.training:
+            veiled = torch.rand(batch, time, 1, 1, device=attention.device) < 0.5
+            attention = torch.where(veiled, attention.new_tensor(1.0 / attention.shape[-1] ** 2), attention)
         return self.decoder(latents.flatten(0, 1), attention.flatten(0, 1)).unflatten(0, (batch, time))
 
     # ------------------------------------------------------------------ parameters

@@ -424,8 +424,8 @@ class WorldModel(nn.Module):
     ) -> Float[Tensor, "batch time 3 height width"]:
         """Mean of p(o | z, A), unclamped, from the latent and the map that the *schema* expects.
 
-        Both while watching and while dreaming it is the schema's map: what the slots see of the very frame to be decoded
-        would be a way around the latent. While training, half of the frames are decoded under even attention, so that
+        It is the schema's map while watching, too: what the slots see of the very frame that is decoded would be a way
+        around the latent. While training, half of the frames are decoded under even attention, so that
         the latent must carry the whole frame and attention refines it.
         """
         batch, time = latents.shape[:2]

@@ -11,7 +11,7 @@ gives each of its workers the right environment (see `renderer_environment`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ FAST_QUALITY: Mapping[str, int] = {"shadowsize": 256, "offsamples": 0, "numslice
 of fewer triangles; pixels change by 1–1.3 of 255 on average."""
 
 
+@runtime_checkable
 class FrameRenderer(Protocol):
     """Draws the present state of a scene."""
 

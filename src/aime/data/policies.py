@@ -19,7 +19,7 @@ episode.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -79,29 +79,38 @@ def make_policy(name: str, context: PolicyContext, rng: np.random.Generator) -> 
     if name == "mixture":
         name = str(rng.choice(["ou", "cpg", "spline"]))
     makers = {"ou": _noise, "cpg": _oscillators, "spline": _splines, "uniform": _uniform, "assisted": _assisted}
-    return makers[name](context, rng)
+    policy = makers[name](context, rng)
+    return _centred(policy, context) if context.domain == "cartpole" and name != "uniform" else policy
 
 
 def _gain(rng: np.random.Generator) -> float:
     return round(float(rng.uniform(0.6, 1.0)), 3)
 
 
+def _centred(policy: EpisodePolicy, context: PolicyContext) -> EpisodePolicy:
+    """Keeps a cart in the picture: left alone, any smooth force drives it to an end of its rail, and it stays there."""
+    centring = 0.7
+
+    def act(time_step: Any, rng: np.random.Generator) -> np.ndarray:
+        position = float(context.physics.data.qpos[0])
+        return np.clip(policy.act(time_step, rng) - centring * position, -1.0, 1.0)
+
+    return replace(policy, act=act, details={**policy.details, "centring": centring})
+
+
 def _noise(context: PolicyContext, rng: np.random.Generator) -> EpisodePolicy:
-    """Ornstein–Uhlenbeck noise with correlation time tau and the gain as its standard deviation; on a cartpole less
-    0.7 times the cart's position, or it would sit at an end of its rail."""
+    """Ornstein–Uhlenbeck noise with correlation time tau and the gain as its standard deviation."""
     gain, tau = _gain(rng), 0.3
     keep = float(np.exp(-context.step_seconds / tau))
     spread = gain * float(np.sqrt(1.0 - keep**2))
     noise = gain * rng.standard_normal(context.action_dim)
-    centring = 0.7 if context.domain == "cartpole" else 0.0
 
     def act(time_step: Any, rng: np.random.Generator) -> np.ndarray:
         nonlocal noise
         noise = keep * noise + spread * rng.standard_normal(context.action_dim)
-        pull = centring * float(context.physics.data.qpos[0]) if centring else 0.0
-        return np.clip(noise - pull, -1.0, 1.0)
+        return np.clip(noise, -1.0, 1.0)
 
-    return EpisodePolicy("ou", act, {"gain": gain, "tau": tau, "centring": centring})
+    return EpisodePolicy("ou", act, {"gain": gain, "tau": tau})
 
 
 def _oscillators(context: PolicyContext, rng: np.random.Generator) -> EpisodePolicy:
@@ -190,21 +199,22 @@ def _assisted(context: PolicyContext, rng: np.random.Generator) -> EpisodePolicy
         )
     steps = _oscillators(context, rng)
     body, height, upright_axis = _STANDING_HEIGHT[context.domain]
-    torso = context.physics.model.name2id(body, "body")
-    mass = float(np.sum(context.physics.model.body_mass))
+    model = context.physics.model
+    torso = model.name2id(body, "body")
+    mass = float(np.sum(model.body_mass))
+    # The damping belongs to the root joint, where MuJoCo integrates it implicitly: as a force that is renewed at each
+    # control step it would be unstable. 16/s is critical for the spring below.
+    model.dof_damping[2] = 16.0 * mass
+    model.dof_damping[3:6] = 0.5 * mass
 
     def push(physics: Any) -> None:
-        data = physics.data
-        rise = height - data.xpos[torso, 2]
-        velocity, spin = data.cvel[torso, 3:], data.cvel[torso, :3]
-        # Natural frequency 8 rad/s and critical damping: stiff enough to stand, slow beside the control step.
-        lift = mass * (9.81 * min(1.0, max(0.0, 0.5 + rise)) + 64.0 * rise - 16.0 * velocity[2])
-        up = data.xmat[torso].reshape(3, 3)[:, upright_axis]
-        turn = mass * (4.0 * np.cross(up, [0.0, 0.0, 1.0]) - 0.6 * spin)
-        data.xfrc_applied[torso, 2] = np.clip(lift, -2.0 * 9.81 * mass, 3.0 * 9.81 * mass)
-        data.xfrc_applied[torso, 3:] = turn
+        rise = height - physics.data.xpos[torso, 2]
+        up = physics.data.xmat[torso].reshape(3, 3)[:, upright_axis]
+        weight = 9.81 * mass
+        physics.data.xfrc_applied[torso, 2] = np.clip(0.8 * weight + 64.0 * mass * rise, 0.0, 3.0 * weight)
+        physics.data.xfrc_applied[torso, 3:] = 4.0 * mass * np.cross(up, [0.0, 0.0, 1.0])
 
-    details = {**steps.details, "harness": f"spring on {body} to a height of {height} m, spring to upright"}
+    details = {**steps.details, "harness": f"damped spring on {body} to a height of {height} m and to upright"}
     return EpisodePolicy("assisted", steps.act, details, push)
 
 

@@ -167,11 +167,18 @@ def _finite_bounds(low: np.ndarray, high: np.ndarray, size: int) -> tuple[np.nda
 
 def _randomise_pose(task: str, physics: Any, rng: np.random.Generator) -> bool:
     """Starts from any pose where the task itself would always start from nearly the same one. True if it did."""
-    if not task.startswith("cartpole-"):
+    domain = task.split("-")[0]
+    if domain not in ("cartpole", "cheetah"):
         return False
-    poles = physics.model.nq - 1
     with physics.reset_context():
-        physics.data.qpos[0] = rng.uniform(-1.0, 1.0)
-        physics.data.qpos[1:] = rng.uniform(-np.pi, np.pi, poles)
-        physics.data.qvel[:] = rng.normal(0.0, 1.0, poles + 1)
+        if domain == "cartpole":
+            poles = physics.model.nq - 1
+            physics.data.qpos[0] = rng.uniform(-1.0, 1.0)
+            physics.data.qpos[1:] = rng.uniform(-np.pi, np.pi, poles)
+            physics.data.qvel[:] = rng.normal(0.0, 1.0, poles + 1)
+        else:
+            low, high = physics.model.jnt_range[3:].T
+            physics.data.qpos[1] = rng.uniform(0.2, 0.5)  # metres above standing, so that no leg is in the ground
+            physics.data.qpos[2] = rng.normal(0.0, 0.5)
+            physics.data.qpos[3:] = rng.uniform(low, high)
     return True

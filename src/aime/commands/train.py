@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from aime.commands.flags import parse
-from aime.config import TrainConfig, preset_config
+from aime.config import PRESETS, TrainConfig, preset_config
 from aime.errors import ConfigError
 
 log = logging.getLogger("aime")
@@ -64,12 +64,16 @@ def settings(argv: Sequence[str], *, root: Path, prog: str = "aime train") -> Tr
     contradict the run that lies there, the first of ``<env>-2``, ``<env>-3``, … that they do not: a run is continued
     or left alone, never mixed with another.
     """
-    flags = _parse(argv, preset_config("base"), prog)
+    preset = _preset(argv)
+    # An unknown preset is refused by `_parse`; a known one also decides the defaults that --help shows.
+    flags = _parse(argv, preset_config(preset if preset in PRESETS else "base"), prog)
     # Imported here because it brings torch: --help and a mistyped flag are answered without waiting for that.
     from aime.training.runs import run_settings
 
-    start = _start(argv, flags)
-    asked = flags if start is None else _parse(argv, start, prog)
+    if preset and flags.config is not None:
+        raise ConfigError("give --config or --preset, not both: a settings file says its own preset")
+    start = flags if preset else _start(flags)
+    asked = _parse(argv, start, prog) if start else flags
     if asked.eval_only and asked.load_checkpoint is not None:
         return _plain(asked)
     for folder in [asked.run_dir] if asked.run_dir is not None else _folders(root, asked.data.env):
@@ -93,17 +97,21 @@ def _plain(flags: TrainConfig) -> TrainConfig:
     return TrainConfig(**{f.name: getattr(flags, f.name) for f in fields(TrainConfig)})
 
 
-def _start(argv: Sequence[str], flags: TrainFlags) -> TrainConfig | None:
-    """The settings that a flag names as the ones to start from; None where no flag does."""
-    preset = any(a == "--preset" or a.startswith("--preset=") for a in argv)
+def _preset(argv: Sequence[str]) -> str | None:
+    """The value of --preset, before anything else is read."""
+    for position, token in enumerate(argv):
+        name, equals, value = token.partition("=")
+        if name == "--preset":
+            return value if equals else "".join(argv[position + 1 : position + 2])
+    return None
+
+
+def _start(flags: TrainFlags) -> TrainConfig | None:
+    """The settings that a flag other than --preset names as the ones to start from; None where no flag does."""
     if flags.config is not None:
-        if preset:
-            raise ConfigError("give --config or --preset, not both: a settings file says its own preset")
         from aime.training.config_file import read_config
 
         return replace(read_config(flags.config), run_dir=None)
-    if preset:
-        return preset_config(flags.preset)
     if flags.load_checkpoint is not None and not flags.eval_only:
         from aime.training.checkpoint import load_checkpoint
         from aime.training.locate import locate

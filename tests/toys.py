@@ -18,9 +18,10 @@ MOST = SIZE - SQUARE
 
 
 def background() -> Tensor:
-    """(3, SIZE, SIZE): something smooth that never moves."""
-    ramp = torch.linspace(0.1, 0.4, SIZE)
-    return torch.stack([ramp[None].expand(SIZE, SIZE), ramp[:, None].expand(SIZE, SIZE), torch.full((SIZE, SIZE), 0.2)])
+    """(3, SIZE, SIZE): something smooth that never moves, in steps of 1/255, so that 8 bits hold it exactly."""
+    ramp = torch.linspace(25, 100, SIZE).round()
+    channels = [ramp[None].expand(SIZE, SIZE), ramp[:, None].expand(SIZE, SIZE), torch.full((SIZE, SIZE), 51.0)]
+    return torch.stack(channels) / 255
 
 
 def render(positions: Tensor) -> Tensor:

@@ -116,3 +116,10 @@ def mean_training_frame(store: EpisodeStore) -> Float[Tensor, "3 height width"]:
         total += pixels.sum(axis=0, dtype=np.float64).transpose(2, 0, 1)
         frames += len(pixels)
     return torch.from_numpy(total / frames / 255.0).float()
+
+
+def state_names(store: EpisodeStore, count: int) -> list[str]:
+    """What the numbers of a state are called: ``qpos 0``, … where the store tells how many there are of each."""
+    parts = store.index.info.details.get("state", {})
+    names = [f"{part} {index}" for part, size in parts.items() for index in range(size)]
+    return names if len(names) == count else [f"state {index}" for index in range(count)]

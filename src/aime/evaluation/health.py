@@ -139,7 +139,7 @@ def derived(readings: Mapping[str, float]) -> dict[str, float]:
                 more[target] = readings[source] / readings["codebook_size"]
     if "disc_real_accuracy" in readings and "disc_fake_accuracy" in readings:
         more["disc_accuracy"] = (readings["disc_real_accuracy"] + readings["disc_fake_accuracy"]) / 2
-    cosines = [value for name, value in readings.items() if name.startswith("balance/cosine/")]
+    cosines = [value for name, value in readings.items() if name.startswith("gradient/cosine/")]
     if cosines:
         more["lowest_cosine"] = min(cosines)
     return more

@@ -24,7 +24,15 @@ from aime.data.store import EpisodeStore
 from aime.errors import DataError
 from aime.evaluation.bootstrap import resamples, summarise
 from aime.evaluation.calibration import Calibration, CalibrationCounter, CalibrationTerms, calibrate
-from aime.evaluation.clips import Clips, copy_last, count_clips, load_clips, mean_training_frame, somebody_elses
+from aime.evaluation.clips import (
+    Clips,
+    copy_last,
+    count_clips,
+    load_clips,
+    mean_training_frame,
+    somebody_elses,
+    state_names,
+)
 from aime.evaluation.config import EvaluationConfig
 from aime.evaluation.dreaming import dream_after
 from aime.evaluation.health import check_health, read_health
@@ -214,7 +222,8 @@ class _Run:
         except DataError as error:
             self.not_measured["readout"] = str(error)
             return None
-        states, names = self.clips.states, self.store.index.info.details.get("state_names")
+        states = self.clips.states
+        names = state_names(self.store, states.shape[-1])
         return read_states(readout, beliefs, states[:, context:], states[:, context - 1], names, self.draws)
 
     def _test_beliefs(self) -> dict[str, Float[Tensor, "clips horizon features"]]:

@@ -124,7 +124,7 @@ def read_states(
     beliefs: Mapping[str, Float[Tensor, "clips horizon features"]],
     states: Float[Tensor, "clips horizon states"],
     last_state: Float[Tensor, "clips states"],
-    names: Sequence[str] | None,
+    names: Sequence[str],
     draws: Float[Tensor, "count clips"],
 ) -> StateReadout:
     """R² of the states read out of `beliefs` (`dream`, `watched`) against the true ones, with intervals."""
@@ -141,10 +141,9 @@ def read_states(
             "median": summarise_resampled(scores.nanmedian(-1).values, resampled.nanmedian(-1).values),
         }
     dream = r2(predictions["dream"], truth)
-    titles = list(names or [f"state {s}" for s in range(truth.shape[-1])])
     return StateReadout(
         r2=curves,
-        by_state={str(titles[s]): dream[:, s].tolist() for s in range(truth.shape[-1]) if varies[s]},
+        by_state={names[s]: dream[:, s].tolist() for s in range(truth.shape[-1]) if varies[s]},
         penalty=readout.penalty,
         validation_r2=readout.validation_r2,
     )

@@ -1,5 +1,6 @@
 """Pictures: functions from arrays and files to strips, videos, overlays and plots."""
 
+from aime.pictures import style
 from aime.pictures.overlays import draw_attention, draw_slots
 from aime.pictures.plots import Line, Panel, draw_coverage, draw_horizons, draw_mixture
 from aime.pictures.run import write_run_pictures
@@ -18,6 +19,7 @@ __all__ = [
     "draw_slots",
     "draw_strip",
     "plot_metrics",
+    "style",
     "write_run_pictures",
     "write_video",
 ]

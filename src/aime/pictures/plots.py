@@ -136,7 +136,7 @@ def draw_mixture(
         axis = next(rest)
         _stack(axis, after, dream, shown)
         style.label(axis, title="Mixture weights while dreaming", y="weight π")
-        _mark_dream(axis, after[0])
+        _mark_dream(axis, int(after[0]))
 
     axis = next(rest)
     axis.plot(time, _effective(watched), color=style.INK, linewidth=1.8, label="watching")
@@ -179,7 +179,7 @@ def _stack(axis: Axes, time: NDArray[np.int_], weights: NDArray[np.float64], sho
     axis.grid(False)
 
 
-def _mark_dream(axis: Axes, begins: float) -> None:
+def _mark_dream(axis: Axes, begins: int) -> None:
     """What lies left of a dream was watched."""
     axis.axvline(begins, color=style.DREAM, linewidth=2)
     if begins > 0:

@@ -103,7 +103,7 @@ def draw_sheet(
     return path
 
 
-def _note(draw: ImageDraw.ImageDraw, text: str, box: tuple[float, float, float, float]) -> None:
+def _note(draw: ImageDraw.ImageDraw, text: str, box: tuple[int, int, int, int]) -> None:
     """A few muted words in the middle of a box, broken into the lines that fit."""
     small = style.font(_SMALL)
     lines = [""]

@@ -47,6 +47,11 @@ HEALTH = (
     ("disc_fake_accuracy", "Discriminator, made", "share right"),
     ("next_token_accuracy", "Next tokens", "share right"),
 )
+HELD_OUT = (
+    ("validation/psnr", "reconstruction", style.GREEN),
+    ("validation/dream_psnr", "dream", style.DREAM),
+    ("validation/copy_last_psnr", "copy last frame", style.MUTED),
+)
 
 
 def read_metrics(path: Path) -> Series:
@@ -83,7 +88,8 @@ def read_metrics(path: Path) -> Series:
 
 
 def plot_metrics(run_dir: Path | str) -> list[Path]:
-    """Draw what a run's ``metrics.jsonl`` holds into its ``pictures/``: losses, parts, health and gradients.
+    """Draw what a run's ``metrics.jsonl`` holds into its ``pictures/``: losses, parts, health,
+    held-out scores and gradients.
 
     Returns:
         The files written; none for what the run did not log.
@@ -97,6 +103,7 @@ def plot_metrics(run_dir: Path | str) -> list[Path]:
         _draw_curves(series, losses, folder / "losses.png", "The four objectives", colours, columns=2),
         _draw_curves(series, PARTS, folder / "loss-parts.png", "Parts of the losses", {}, columns=3),
         _draw_curves(series, HEALTH, folder / "health.png", "Health of the pillars", {}, columns=3),
+        _draw_held_out(series, folder / "held-out.png"),
         _draw_gradients(series, folder / "gradients.png"),
     ]
     return [path for path in written if path is not None]
@@ -127,31 +134,48 @@ def _draw_curves(
 
 
 def _draw_gradients(series: Series, path: Path) -> Path | None:
-    norms = _with_prefix(series, "balance/norm/")
-    cosines = _with_prefix(series, "balance/cosine/")
-    angles = _with_prefix(series, "balance/angle/")
+    norms, cosines = _with_prefix(series, "gradient/norm/"), _with_prefix(series, "gradient/cosine/")
+    angles, rotations = _with_prefix(series, "gradient/angle/"), _with_prefix(series, "gradient/rotation/")
     if not (norms or cosines or angles):
         return None
-    figure, axes = style.new_figure(3, 1, panel=(8.4, 2.6))
+    figure, axes = style.new_figure(4, 1, panel=(8.4, 2.3))
+    style.label(axes[0], title="Gradient norms", y="norm")
     for name, (steps, values) in norms.items():
         title, colour = OBJECTIVES.get(name, (name, style.INK))
         _curve(axes[0], steps, np.where(values > 0, values, np.nan), colour=colour, label=title)
     axes[0].set_yscale("log")
-    style.label(axes[0], title="Gradient norms", y="norm")
+    style.label(axes[1], title="Cosines between gradients (below zero they conflict)", y="cosine")
     for index, (name, (steps, values)) in enumerate(cosines.items()):
-        pair = " · ".join(OBJECTIVES.get(part, (part, ""))[0] for part in name.split("~"))
+        pair = " · ".join(OBJECTIVES.get(part, (part, ""))[0] for part in name.split("/"))
         _curve(axes[1], steps, values, colour=style.colour(index), label=pair, raw=False)
     axes[1].axhline(0, color=style.MUTED, linewidth=1)
     axes[1].set_ylim(-1.05, 1.05)
-    style.label(axes[1], title="Cosines between gradients (below zero they conflict)", y="cosine")
-    for name, (steps, values) in angles.items():
-        title, colour = OBJECTIVES.get(name, (name, style.INK))
-        _curve(axes[2], steps, np.degrees(values), colour=colour, label=title)
-    axes[2].set_ylim(bottom=0)
-    style.label(axes[2], title="Angles by which gradients are rotated", x="step", y="degrees")
+    for axis, title, group in (
+        (axes[2], "Angles between each gradient and the update", angles),
+        (axes[3], "Angles by which each gradient was rotated", rotations),
+    ):
+        style.label(axis, title=title, y="degrees")
+        for name, (steps, values) in group.items():
+            objective, colour = OBJECTIVES.get(name, (name, style.INK))
+            _curve(axis, steps, np.degrees(values), colour=colour, label=objective)
+        axis.set_ylim(bottom=0)
+    axes[-1].set_xlabel("step", fontsize=9.5, color=style.INK)
     for axis in axes:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.005, 0.5))
+    return style.save(figure, path)
+
+
+def _draw_held_out(series: Series, path: Path) -> Path | None:
+    shown = [(name, title, colour) for name, title, colour in HELD_OUT if name in series]
+    if not shown:
+        return None
+    figure, (axis,) = style.new_figure(1, 1, panel=(6.4, 3.4))
+    for name, title, colour in shown:
+        steps, values = series[name]
+        axis.plot(steps, values, color=colour, linewidth=2, marker="o", markersize=3, label=title)
+    style.label(axis, title="Held-out episodes while training", x="step", y="PSNR, dB")
+    axis.legend(frameon=False, fontsize=9.5)
     return style.save(figure, path)
 
 

@@ -125,20 +125,20 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModel):
     ) -> SequenceOutput:
         """`aime.WorldModel.forward_sequence`, for tensors on any device."""
         self._meet(actions)
-        return super().forward_sequence(*self._here(observations, actions), is_first, **options)
+        return super().forward_sequence(self._here(observations), self._here(actions), is_first, **options)
 
     def compute_total_loss(
         self, observations: Tensor, actions: Tensor, is_first: Tensor | None = None, **weights: Any
     ) -> tuple[dict[str, Tensor], SequenceOutput]:
         """`aime.WorldModel.compute_total_loss`, for tensors on any device."""
         self._meet(actions)
-        losses, output = super().compute_total_loss(*self._here(observations, actions), is_first, **weights)
+        losses, output = super().compute_total_loss(self._here(observations), self._here(actions), is_first, **weights)
         adversary = losses["discriminator_loss"]
         self.rgb_optimizer.adversary_loss = adversary if adversary.requires_grad else None
         return losses, output
 
-    def _here(self, *tensors: Tensor) -> list[Tensor]:
-        return [t.to(self.device) for t in tensors]
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device)
 
     def _meet(self, actions: Tensor) -> None:
         """Let the first actions decide what size an action has."""

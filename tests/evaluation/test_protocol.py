@@ -197,6 +197,6 @@ def test_the_tables_say_what_was_found(evaluated: Evaluated) -> None:
     text = console.export_text()
     assert "toy-square: 12 clips of 3 test episodes" in text
     assert f"{evaluation.scores['dream']['psnr'].average:.2f} [" in text
-    for name in ("copy last frame", "mean training frame", "shuffled actions", "reconstruction", "R² of the physical"):
+    for name in ("copy last", "mean frame", "shuffled actions", "reconstruction", "R² of the state, dreamed"):
         assert name in text
     assert "likelihood: not measured" in text

@@ -1,5 +1,7 @@
 """The ridge read-out: what it reads, what it ignores, and R² by hand."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -75,7 +77,7 @@ def test_states_are_read_by_horizon() -> None:
     beliefs = {"dream": dreamed, "watched": features}
     result = read_states(readout, beliefs, states, states[:, 0], list("abcd"), resamples(80, 100, seed=0))
     dream = result.r2["dream"]["mean"].mean
-    assert all(earlier > later for earlier, later in zip(dream, dream[1:], strict=False))
+    assert all(earlier > later for earlier, later in pairwise(dream))
     assert min(result.r2["watched"]["mean"].mean) > 0.999
     assert result.r2["last_state"]["mean"].mean[0] == 1.0 > 0.5 > result.r2["last_state"]["mean"].mean[1]
     assert list(result.by_state) == ["a", "b", "c"]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
+from rich import box
 from rich.table import Table
 from torch import Tensor
 
@@ -23,6 +24,15 @@ from aime.inputs import to_unit_frames
 ACTIVE_VARIANCE = 0.01
 """A latent dimension is active if its posterior mean varies by more than this (Burda et al. 2016, Importance weighted
 autoencoders)."""
+
+TABLE_STYLE: dict[str, Any] = {
+    "title_justify": "left",
+    "title_style": "bold",
+    "box": box.SIMPLE_HEAD,
+    "pad_edge": False,
+    "padding": (0, 1, 0, 0),
+}
+"""Tables that fit into 80 columns."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,8 @@ def derived(readings: Mapping[str, float]) -> dict[str, float]:
 
 def health_table(checks: Sequence[Check]) -> Table:
     """The checks as a table for the terminal; alarms in red, each with its remedy."""
-    table = Table(title="Health", title_justify="left", title_style="bold")
+    table = Table(title="\nHealth", **TABLE_STYLE)
+
     table.add_column("reading")
     table.add_column("value", justify="right")
     table.add_column("healthy", justify="right")

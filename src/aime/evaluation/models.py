@@ -72,14 +72,15 @@ def _world_model_bound(
 ) -> Float[Tensor, "batch time"]:
     """Minus the evidence lower bound: −log p(o | z, A) + log q(z) − log p(z) at one draw of z, + KL of sticks and α.
 
-    A is the map that the schema expected. The map that the slots saw knows the frame, and would carry it to the decoder
-    past the KL. The sticks are at their means, as everywhere outside training.
+    Everything but q is conditioned on the past alone: the frame is decoded, and its precision set, by the map that the
+    schema expected; the map that the slots saw knows the frame. The sticks are at their means, as everywhere outside
+    training.
     """
     output = model.forward_sequence(observations, actions, is_first, sample=True)
-    attention = output.attention_prior
     frames = to_unit_frames(observations).flatten(0, 1)
-    mean = model.decode(output.latents, attention).float().flatten(0, 1)
-    precision = precision_map(attention.flatten(0, 1), model.config.input_dim, model.config.attention_floor)
+    mean = output.reconstruction_mean.float().flatten(0, 1)
+    expected = output.attention_prior.flatten(0, 1)
+    precision = precision_map(expected, model.config.input_dim, model.config.attention_floor)
     nll = gaussian_nll(frames, mean, model.noise.log_sigma("frame"), precision).unflatten(0, observations.shape[:2])
     posterior = torch.distributions.Normal(output.latent_mean, torch.exp(0.5 * output.latent_log_var))
     kl = posterior.log_prob(output.latents).sum(dim=-1) + output.surprise

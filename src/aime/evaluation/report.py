@@ -19,17 +19,17 @@ from aime.evaluation.bootstrap import Curve
 from aime.evaluation.calibration import Calibration
 from aime.evaluation.clips import Clips
 from aime.evaluation.config import EvaluationConfig
-from aime.evaluation.health import Check, health_table
+from aime.evaluation.health import TABLE_STYLE, Check, health_table
 from aime.evaluation.readout import StateReadout
 from aime.evaluation.scores import METRICS, PREDICTORS
 
 METRIC_NAMES = {
     "psnr": "PSNR, dB",
-    "moving_psnr": "PSNR on moving pixels, dB",
+    "moving_psnr": "moving PSNR, dB",
     "ssim": "SSIM",
     "lpips": "LPIPS",
 }
-"""How the metrics are called in tables and plots."""
+"""How the metrics are called in tables."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,12 @@ class Evaluation:
             title=f"{self.model['name']}{step} on {self.data['task']}: {self.data['clips']} clips of "
             f"{self.data['episodes']} {self.config.split} episodes, "
             f"means over horizons 1–{self.config.horizon} with 95% intervals",
-            title_justify="left",
-            title_style="bold",
+            **TABLE_STYLE,
         )
         metrics = [metric for metric in METRICS if metric in self.scores["dream"]]
         table.add_column("prediction")
         for metric in metrics:
-            table.add_column(METRIC_NAMES[metric], justify="right")
+            table.add_column(METRIC_NAMES[metric], justify="right", no_wrap=True)
         for predictor, name in PREDICTORS.items():
             if predictor in self.scores:
                 cells = [_interval(self.scores[predictor].get(metric), metric) for metric in metrics]
@@ -138,7 +137,7 @@ class Evaluation:
     def _horizon_table(self) -> Table:
         horizon = self.config.horizon
         shown = [h for h in (1, 2, 5, 10, 20, 40, 80) if h < horizon] + [horizon]
-        table = Table(title="By horizon", title_justify="left", title_style="bold")
+        table = Table(title="\nBy horizon", **TABLE_STYLE)
         table.add_column("dream")
         for h in shown:
             table.add_column(str(h), justify="right")
@@ -150,20 +149,21 @@ class Evaluation:
         for metric in METRICS:
             row(METRIC_NAMES[metric], self.scores["dream"].get(metric), _digits(metric))
         for difference, name in (
-            ("gain_over_copy_last", "gain over copying the last frame"),
-            ("loss_by_shuffling", "loss by another clip's actions"),
-            ("below_ceiling", "below its reconstruction"),
+            ("gain_over_copy_last", "gain over copy last"),
+            ("loss_by_shuffling", "loss by shuffled actions"),
+            ("below_ceiling", "below reconstruction"),
         ):
-            for metric, unit in (("psnr", "dB"), ("moving_psnr", "dB on moving pixels")):
-                row(f"{name}, {unit}", self.differences.get(difference, {}).get(metric), 2)
+            found = self.differences.get(difference, {})
+            row(f"{name}, dB", found.get("psnr"), 2)
+            row("  on moving pixels", found.get("moving_psnr"), 2)
         if self.readout is not None:
-            row("R² of the physical state, mean", self.readout.r2["dream"]["mean"], 3)
-            row("R² from real beliefs, mean", self.readout.r2["watched"]["mean"], 3)
+            row("R² of the state, dreamed", self.readout.r2["dream"]["mean"], 3)
+            row("R² of the state, watched", self.readout.r2["watched"]["mean"], 3)
         if self.calibration is not None:
-            row("spread of samples / error", self.calibration.spread_to_error, 2)
+            row("spread / error of samples", self.calibration.spread_to_error, 2)
         left_out = self.scores["dream"]["moving_psnr"].left_out
         if any(left_out):
-            table.add_row("clips in which nothing moves", *[str(left_out[h - 1]) for h in shown])
+            table.add_row("clips without motion", *[str(left_out[h - 1]) for h in shown])
         return table
 
     def _lines(self) -> list[str]:
@@ -231,5 +231,6 @@ def _interval(curve: Curve | None, metric: str) -> str:
     if curve is None or math.isnan(curve.average):
         return "–"
     digits = _digits(metric)
-    low, high = _number(curve.average_low, digits), _number(curve.average_high, digits)
+    # One digit fewer, so that three metrics fit into 80 columns; evaluation.json has them all.
+    low, high = _number(curve.average_low, digits - 1), _number(curve.average_high, digits - 1)
     return f"{_number(curve.average, digits)} \\[{low}, {high}]"

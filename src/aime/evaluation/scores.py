@@ -24,8 +24,8 @@ PREDICTORS = {
     "best": "best sample",
     "sample_mean": "mean of samples",
     "shuffled": "shuffled actions",
-    "copy_last": "copy last frame",
-    "mean_frame": "mean training frame",
+    "copy_last": "copy last",
+    "mean_frame": "mean frame",
     "ceiling": "reconstruction",
 }
 """Names of the predictors, and how they are called in tables."""

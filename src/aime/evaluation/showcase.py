@@ -20,8 +20,8 @@ _LINES = {
     "best": ("best sample", style.SKY, False),
     "dream": ("dream", style.DREAM, False),
     "shuffled": ("shuffled actions", style.VERMILION, True),
-    "mean_frame": ("mean training frame", style.ORANGE, False),
-    "copy_last": ("copy last frame", style.MUTED, False),
+    "mean_frame": ("mean frame", style.ORANGE, False),
+    "copy_last": ("copy last", style.MUTED, False),
 }
 
 
@@ -94,10 +94,10 @@ def _draw_scores(evaluation: Evaluation, path: Path) -> Path:
             panels.append(Panel(title, unit, lines))
     gain = evaluation.differences["gain_over_copy_last"]
     gains = [
-        _line("gain, moving pixels", gain["moving_psnr"], style.DREAM, strong=True),
-        _line("gain, all pixels", gain["psnr"], style.PURPLE),
+        _line("moving pixels", gain["moving_psnr"], style.DREAM, strong=True),
+        _line("all pixels", gain["psnr"], style.PURPLE),
     ]
-    panels.append(Panel("Gain over copying the last frame", "dB", gains, zero=True))
+    panels.append(Panel("Gain over copying the last frame", "dB", gains, zero=True, own_legend=True))
     heading = f"{evaluation.model['name']} on {evaluation.data['task']}, {evaluation.data['clips']} clips"
     return draw_horizons(panels, path, heading=heading)
 

@@ -38,6 +38,8 @@ class Panel:
     lines: Sequence[Line]
     zero: bool = False
     """Draw a line at zero, for differences."""
+    own_legend: bool = False
+    """Explain these lines inside the panel instead of below all of them."""
     floor: float | None = None
     """Draw nothing below this, for scores that fall without bound."""
 
@@ -67,7 +69,10 @@ def draw_horizons(panels: Sequence[Panel], path: Path, *, columns: int = 2, head
             if line.low is not None and line.high is not None:
                 low, high = np.array(line.low, dtype=float), np.array(line.high, dtype=float)
                 axis.fill_between(horizon, low, high, color=line.colour, alpha=0.16, linewidth=0)
-            handles.setdefault(line.label, drawn)
+            if not panel.own_legend:
+                handles.setdefault(line.label, drawn)
+        if panel.own_legend:
+            axis.legend(frameon=False, fontsize=9, loc="upper right")
         axis.set_xlim(1, max(2, max(len(line.mean) for line in panel.lines)))
         if panel.floor is not None:
             axis.set_ylim(bottom=max(panel.floor, axis.get_ylim()[0]))

@@ -28,6 +28,8 @@ from aime.errors import ConfigError, unknown
 
 PolicyName = Literal["mixture", "ou", "cpg", "spline", "uniform", "assisted"]
 
+_SLOWNESS: Mapping[str, float] = {"point_mass": 6.0}
+
 Act = Callable[[Any, np.random.Generator], np.ndarray]
 """``policy(time_step, rng)``: from a dm_env TimeStep to an action (A,) in [-1, 1]."""
 
@@ -54,6 +56,11 @@ class PolicyContext:
     def domain(self) -> str:
         """The body: humanoid of humanoid-walk."""
         return self.task.split("-")[0]
+
+    @property
+    def paced_seconds(self) -> float:
+        """Seconds that an action lasts by the body's own clock: a heavy body needs a push that lasts."""
+        return self.step_seconds / _SLOWNESS.get(self.domain, 1.0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def _centred(policy: EpisodePolicy, context: PolicyContext) -> EpisodePolicy:
 def _noise(context: PolicyContext, rng: np.random.Generator) -> EpisodePolicy:
     """Ornstein–Uhlenbeck noise with correlation time tau and the gain as its standard deviation."""
     gain, tau = _gain(rng), 0.3
-    keep = float(np.exp(-context.step_seconds / tau))
+    keep = float(np.exp(-context.paced_seconds / tau))
     spread = gain * float(np.sqrt(1.0 - keep**2))
     noise = gain * rng.standard_normal(context.action_dim)
 
@@ -130,7 +137,7 @@ def _oscillators(context: PolicyContext, rng: np.random.Generator) -> EpisodePol
 
     def act(time_step: Any, rng: np.random.Generator) -> np.ndarray:
         nonlocal frame
-        angle = 2 * np.pi * frequency * frame * context.step_seconds + phase
+        angle = 2 * np.pi * frequency * frame * context.paced_seconds + phase
         frame += 1
         return np.clip(gain * (amplitude * np.sin(angle) + offset), -1.0, 1.0)
 
@@ -176,7 +183,7 @@ def _splines(context: PolicyContext, rng: np.random.Generator) -> EpisodePolicy:
             + (2 * before - 5 * here + 4 * there - after) * u**2
             + (3 * here - before - 3 * there + after) * u**3
         )
-        place += context.step_seconds / spacing
+        place += context.paced_seconds / spacing
         # Points drawn uniformly lie inside by more than a half on average; stretched, the curve uses the whole range.
         return np.clip(gain * 1.5 * curve, -1.0, 1.0)
 

@@ -29,6 +29,9 @@ from aime.errors import ConfigError, unknown
 CAGRAD_RADIUS = 0.5
 """Radius c of CAGrad's ball around the mean gradient, as in most experiments of its paper (arXiv 2110.14048)."""
 
+NOISE = 1e-6
+"""Eigenvalue of a matrix of cosines below which it is taken for rounding noise."""
+
 
 class ExactProjector(DualConeProjector):
     """Projection onto the dual cone by trying every set of active constraints: exact, for few objectives."""
@@ -101,7 +104,7 @@ class GramAggregator:
         active = (torch.isfinite(squares) & (squares > 0) & (say > 0)).nonzero().squeeze(-1)
         result = torch.zeros(len(here), dtype=here.dtype)
         if len(active) > 0:
-            here, say = here[active][:, active], say[active]
+            here, say = _without_noise(here[active][:, active]), say[active]
             if self._weighting is None:
                 result[active] = _config(here, say)
             else:
@@ -109,6 +112,17 @@ class GramAggregator:
                 # The answers do not depend on the overall scale, but thresholds inside some of them do.
                 result[active] = say * self._weighting(scaled / scaled.diagonal().sum())
         return result.to(gram.device)
+
+
+def _without_noise(gram: Tensor) -> Tensor:
+    """The Gram matrix with the rank that its cosines, known to some 1e-8, can vouch for.
+
+    Gradients that agree leave an eigenvalue of rounding noise, to whose root AlignedMTL would shrink the update.
+    """
+    norms = gram.diagonal().sqrt()
+    values, vectors = torch.linalg.eigh(gram / norms[:, None] / norms[None, :])
+    kept = torch.where(values > NOISE, values, 0.0)
+    return (vectors * kept) @ vectors.T * norms[:, None] * norms[None, :]
 
 
 def _config(gram: Tensor, preference: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The adversary: does this clip look real, patch by patch and moment by moment?
 
-Strided convolutions turn each frame into a grid of patch tokens; a small transformer then lets each patch look along
-its own time, both ways, so that what it judges is a moving patch, not a still one. One logit per patch and frame comes
-out.
+Strided convolutions turn each frame, and its change since the one before, into a grid of patch tokens; a small
+transformer then lets each patch look along its own time, both ways, so that what it judges is a moving patch, not a
+still one. One logit per patch and frame comes out.
 
 There is no spectral normalisation. Its power iteration would change the network at every look, the generator's too; it
 binds the logits of attention, which need room; and its gift, a bounded gradient, is not needed where gradients are
@@ -67,7 +67,7 @@ class TemporalPatchDiscriminator(nn.Module):
             )
         self.image_size = image_size
         self.max_frames = max_frames
-        widths = [3, channels] + [2 * channels] * (layers - 1)
+        widths = [6, channels] + [2 * channels] * (layers - 1)
         self.convolutions = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1),
@@ -96,7 +96,9 @@ class TemporalPatchDiscriminator(nn.Module):
         if (h, w) != (self.image_size, self.image_size):
             raise ShapeError(f"the discriminator expects frames of {self.image_size}×{self.image_size}, not {h}×{w}")
         features: list[Tensor] = []
-        x = frames.flatten(0, 1) * 2 - 1
+        # Without its change since the frame before (none for the first), a patch's motion takes long to be noticed.
+        change = torch.diff(frames, dim=1, prepend=frames[:, :1])
+        x = torch.cat([frames * 2 - 1, change], dim=2).flatten(0, 1)
         for convolution in self.convolutions:
             x = convolution(x)
             features.append(x)

@@ -8,6 +8,7 @@ import torch
 from aime.data.store import EpisodeStore
 from aime.errors import DataError
 from aime.evaluation.clips import copy_last, count_clips, load_clips, mean_training_frame, somebody_elses, state_names
+from aime.evaluation.metrics import moving_pixels
 from tests.evaluation.conftest import write_store
 
 
@@ -62,6 +63,18 @@ def test_the_mean_frame_is_that_of_the_training_split(toy_store: EpisodeStore) -
     pixels = [torch.from_numpy(toy_store.episode(i)["pixels"]) for i in toy_store.split("train")]
     expected = torch.cat(pixels).double().mean(dim=0).permute(2, 0, 1) / 255
     torch.testing.assert_close(mean_training_frame(toy_store).double(), expected, atol=1e-6, rtol=0)
+
+
+def test_real_episodes_have_states_by_name_and_a_body(cartpole_store_path: Path) -> None:
+    store = EpisodeStore.open(cartpole_store_path)
+    clips = load_clips(store, "test", 48, 4, seed=0, keys=("states", "segmentation"))
+    assert clips.states is not None and clips.segmentation is not None
+    assert state_names(store, clips.states.shape[-1]) == ["qpos 0", "qpos 1", "qvel 0", "qvel 1"]
+    assert 0.001 < (clips.segmentation > 0).float().mean() < 0.05
+    # A pole and its cart are thin: a few percent of the pixels move, as the protocol counts them.
+    frames = clips.observations.float() / 255
+    moving = moving_pixels(frames[:, 8:], frames[:, 7]).float().mean()
+    assert 0.005 < moving < 0.1
 
 
 def test_states_are_called_by_their_names(toy_store: EpisodeStore, tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ from aime.evaluation.clips import (
     state_names,
 )
 from aime.evaluation.config import EvaluationConfig
-from aime.evaluation.dreaming import dream_after
 from aime.evaluation.health import check_health, read_health
 from aime.evaluation.lpips import LPIPS, find_lpips
 from aime.evaluation.metrics import moving_pixels
@@ -87,7 +86,8 @@ def evaluate(
         try:
             if isinstance(model, torch.nn.Module):
                 model.eval()
-            run = _Run(model, store, config, clips, device, console or Console(quiet=True))
+            run = _Run(model, store, config, clips, device)
+            run.dream(console or Console(quiet=True))
             evaluation = run.evaluation(name, step)
             if out_dir is not None:
                 evaluation.save(Path(out_dir))
@@ -112,18 +112,14 @@ class _Run:
     """One evaluation in progress."""
 
     def __init__(
-        self,
-        model: Any,
-        store: EpisodeStore,
-        config: EvaluationConfig,
-        clips: Clips,
-        device: torch.device,
-        console: Console,
+        self, model: Any, store: EpisodeStore, config: EvaluationConfig, clips: Clips, device: torch.device
     ) -> None:
         self.model, self.store, self.config, self.clips, self.device = model, store, config, clips, device
         self.not_measured: dict[str, str] = {}
         self.draws = resamples(len(clips), config.resamples, config.seed)
         self.watches = hasattr(model, "forward_sequence")
+        self.parts: list[_Batch] = []
+        self.scores: dict[str, Scores] = {}
         lpips, why = find_lpips()
         self.lpips: LPIPS | None = lpips.to(device) if lpips is not None else None
         if lpips is None:
@@ -131,17 +127,18 @@ class _Run:
         if not self.watches:
             self.not_measured["ceiling"] = "the model has no forward_sequence"
 
-        parts = []
+    def dream(self, console: Console) -> None:
+        """Dream every clip in every way and score it all: nearly all of the work."""
+        size = self.config.batch_size
+        mean_frame = mean_training_frame(self.store).to(self.device)
+        other = self._other_actions()
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("dreaming", total=-(-len(clips) // config.batch_size))
-            mean_frame = mean_training_frame(store).to(device)
-            other = self._other_actions()
-            for index, batch in enumerate(clips.batches(config.batch_size, device)):
-                rows = slice(index * config.batch_size, index * config.batch_size + len(batch))
-                parts.append(self._score(batch, None if other is None else other[rows].to(device), mean_frame, index))
-                progress.advance(task)
-        self.scores = join([part.scores for part in parts])
-        self.parts = parts
+            task = progress.add_task("dreaming", total=len(self.clips))
+            for index, batch in enumerate(self.clips.batches(size, self.device)):
+                actions = None if other is None else other[index * size : index * size + len(batch)].to(self.device)
+                self.parts.append(self._score(batch, actions, mean_frame, index))
+                progress.advance(task, len(batch))
+        self.scores = join([part.scores for part in self.parts])
 
     def evaluation(self, name: str, step: int | None) -> Evaluation:
         """Everything that is reported."""
@@ -171,7 +168,9 @@ class _Run:
         moving = moving_pixels(truth, watched[:, -1], config.motion_threshold)
         score = Scorer(truth, moving, self.lpips)
 
-        dream = dream_after(self.model, clips, context)
+        belief = watch(self.model, clips, context)
+        ahead = clips.actions[:, context:]
+        dream = self.model.imagine(belief, ahead, sample=False)
         scores = {
             "dream": score(dream.observations),
             "copy_last": score(copy_last(watched, config.horizon)),
@@ -180,13 +179,15 @@ class _Run:
         if other is not None:
             # The last action watched leads to the first frame dreamed: it is exchanged as well.
             exchanged = torch.cat([clips.actions[:, : context - 1], other[:, context - 1 :]], dim=1)
-            shuffled = dream_after(self.model, clips, context, actions=exchanged)
+            shuffled = self.model.imagine(
+                watch(self.model, clips, context, actions=exchanged), exchanged[:, context:], sample=False
+            )
             scores["shuffled"] = score(shuffled.observations, perceptual=False)
         counter = CalibrationCounter(truth, moving)
         sampled = []
         for sample in range(config.samples):
             generator = _generator(self.device, config.seed, index, sample)
-            draw = dream_after(self.model, clips, context, generator=generator)
+            draw = self.model.imagine(belief, ahead, sample=True, generator=generator)
             sampled.append(score(draw.observations, perceptual=False))
             counter.add(draw.observations.float())
         if sampled:
@@ -273,6 +274,12 @@ class _Run:
             self.model, clips.observations, clips.actions, clips.is_first, clips.segmentation, policies
         )
         return check_health(readings)
+
+
+def watch(model: Any, clips: Clips, context: int, *, actions: Tensor | None = None) -> Any:
+    """The belief after the first `context` frames of clips, and the actions taken (or others in their place)."""
+    actions = clips.actions if actions is None else actions
+    return model.observe(clips.observations[:, :context], actions[:, :context], clips.is_first[:, :context])
 
 
 def _generator(device: torch.device, *numbers: int) -> torch.Generator:

@@ -110,7 +110,7 @@ class Evaluation:
         console = console or Console()
         console.print(self._means_table(), self._horizon_table(), sep="\n")
         for line in self._lines():
-            console.print(f"  {line}", highlight=False)
+            console.print(f"  {line}", highlight=False, markup=False)
         if self.health:
             console.print(health_table(self.health))
         for what, why in self.not_measured.items():
@@ -170,7 +170,8 @@ class Evaluation:
         lines = []
         if self.likelihood is not None:
             whole = self.likelihood.nats_per_dimension
-            lines.append(f"NLL bound: {_interval(whole, 'ssim')} nats per dimension")
+            low, high = whole.average_low, whole.average_high
+            lines.append(f"NLL bound: {whole.average:.4f} [{low:.4f}, {high:.4f}] nats per dimension")
         if self.calibration is not None:
             pairs = zip(self.calibration.levels, self.calibration.coverage, strict=True)
             inside = ", ".join(f"{curve.average:.0%} in the {level:.0%} interval" for level, curve in pairs)
@@ -224,7 +225,8 @@ def _digits(metric: str) -> int:
 
 
 def _number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+    text = f"{value:.{digits}f}"
+    return "–" if math.isnan(value) else text.removeprefix("-") if float(text) == 0 else text
 
 
 def _interval(curve: Curve | None, metric: str) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor
 from aime.evaluation.bootstrap import Curve
 from aime.evaluation.calibration import Calibration
 from aime.evaluation.clips import Clips
-from aime.evaluation.dreaming import dream_after
 from aime.evaluation.report import Evaluation
 from aime.pictures import Line, Panel, draw_coverage, draw_dream_video, draw_horizons, draw_strip, style
 
@@ -49,7 +48,8 @@ def write_showcase(
     context = evaluation.config.context_frames
     for name, (clip, decibel) in pick_clips(scores).items():
         one = clips[clip : clip + 1].to(device)
-        dream = dream_after(model, one, context)
+        belief = model.observe(one.observations[:, :context], one.actions[:, :context], one.is_first[:, :context])
+        dream = model.imagine(belief, one.actions[:, context:], sample=False)
         rows = {"truth": one.observations[0]}
         if hasattr(model, "forward_sequence"):
             rows["reconstruction"] = model.forward_sequence(

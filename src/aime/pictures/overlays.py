@@ -13,6 +13,8 @@ from aime.pictures.frames import Frames, Image, Maps, enlarge, factor_for, sprea
 from aime.pictures.sheet import Row, draw_sheet
 
 _HEAT = "inferno"
+_FULL = 4.0
+"""How many times denser than an even map a place must be, at least, to be drawn at full strength."""
 
 
 def draw_attention(
@@ -72,11 +74,9 @@ def draw_slots(
 
 
 def heat_over(images: Image, maps: NDArray[np.generic], factor: int) -> list[Image]:
-    """Each map as heat over its greyed image: the frame where there is none, brightest where a map has its maximum."""
+    """Each map as heat over its greyed image: the frame where there is none, brightest where a map peaks."""
     big = enlarge(images, factor)
-    heat = spread_over(maps, *big.shape[1:3])
-    # From zero to each map's maximum, so that an even map looks even and not like noise.
-    strength = heat / heat.max(axis=(1, 2), keepdims=True).clip(1e-12)
+    strength = _strength(spread_over(maps, *big.shape[1:3]), axis=(1, 2))
     coloured = colormaps[_HEAT](0.2 + 0.8 * strength)[..., :3] * 255
     opacity = 0.85 * np.sqrt(strength)[..., None]
     mixed = (1 - opacity) * 0.75 * _grey(big) + opacity * coloured
@@ -89,13 +89,19 @@ def _colours_over(images: Image, maps: NDArray[np.float32], colours: NDArray[np.
     count, slots = maps.shape[:2]
     grown = spread_over(maps.reshape(-1, *maps.shape[2:]), *big.shape[1:3]).reshape(count, slots, *big.shape[1:3])
     # Against the strongest of all slots, so that a slot which is everywhere does not cover those that are somewhere.
-    relative = grown / grown.max(axis=(1, 2, 3), keepdims=True).clip(1e-12)
+    relative = _strength(grown, axis=(1, 2, 3))
     # Squared, so that the strongest slot sets the colour instead of all of them turning grey together.
     share = np.square(relative)
     tint = np.einsum("nshw,sc->nhwc", share / share.sum(axis=1, keepdims=True).clip(1e-12), colours)
     strength = 0.85 * np.sqrt(relative.max(axis=1))[..., None]
     mixed = (1 - strength) * (0.45 * _grey(big) + 0.55 * 255) + strength * tint
     return list(mixed.clip(0, 255).astype(np.uint8))
+
+
+def _strength(maps: NDArray[np.float32], axis: tuple[int, ...]) -> NDArray[np.float32]:
+    """Maps as 0 to 1: from zero to the maximum, but for maps that are nearly even; those stay faint, as they should."""
+    density = maps / maps.mean(axis=(-2, -1), keepdims=True).clip(1e-12)
+    return density / density.max(axis=axis, keepdims=True).clip(_FULL)
 
 
 def _grey(images: Image) -> NDArray[np.float32]:

@@ -43,7 +43,8 @@ def _write_gif(images: Image, path: Path, fps: int) -> None:
 def _write_mp4(images: Image, path: Path, fps: int) -> None:
     # Colour is stored at half the resolution, which needs even sides.
     height, width = images.shape[1:3]
-    images = np.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    if height % 2 or width % 2:
+        images = np.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     with av.open(str(path), mode="w") as container:
         if "libx264" in av.codecs_available:
             stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "medium"})

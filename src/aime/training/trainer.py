@@ -126,7 +126,11 @@ class Trainer:
 
     def advance(self, batch: dict[str, Tensor]) -> Outcome:
         """One training step."""
-        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        # Episode starts stay on the host: the core looks for resets there, and would have to wait for a GPU.
+        batch = {
+            name: tensor if name == "is_first" else tensor.to(self.device, non_blocking=True)
+            for name, tensor in batch.items()
+        }
         self.model.train()
         self._applied = {"learning_rate": self.config.optimizer.learning_rate * self.lr_factor, "beta": self.beta}
         outcome = self.updater.step(batch, lr_factor=self.lr_factor, beta=self.beta)

@@ -52,7 +52,7 @@ class Net(nn.Module):
         return {
             "total_vae_loss": trunk + decoder,
             "perceiver_loss": trunk + head,
-            "attention_loss": trunk + [*self.idle.parameters()],
+            "attention_loss": [*trunk, *self.idle.parameters()],
             "adversarial_loss": trunk + decoder,
         }
 
@@ -104,7 +104,9 @@ def test_rgb_equals_the_equations_on_whole_vectors() -> None:
 def test_a_parameter_that_one_objective_reaches_takes_its_gradient_as_it_is() -> None:
     net = Net()
     for name, weight in (("rgb", 1.0), ("rgb", 0.25), ("upgrad", 1.0), ("mean", 3.0)):
-        balancer = GradientBalancer(net.reach(), BalancerConfig(balancer=name, objective_weights=(1.0, weight, 1.0, 1.0)))
+        balancer = GradientBalancer(
+            net.reach(), BalancerConfig(balancer=name, objective_weights=(1.0, weight, 1.0, 1.0))
+        )
         losses = net.losses(0)
         expected = torch.autograd.grad(losses["perceiver_loss"], [*net.head.parameters()], retain_graph=True)
         balancer.backward(losses)
@@ -203,7 +205,9 @@ def test_state_resumes_to_the_bit() -> None:
     expected = [p.grad.clone() for p in net.shared() if p.grad is not None]
     second.backward(net.losses(7))
     assert all(torch.equal(a, p.grad) for a, p in zip(expected, net.shared(), strict=True) if p.grad is not None)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 def test_a_state_of_another_model_is_refused_in_words() -> None:

@@ -127,7 +127,7 @@ def test_scaling_one_gradient_changes_nothing_but_the_mean_norm() -> None:
 
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
 def test_a_zero_or_non_finite_gradient_has_no_say(bad: float) -> None:
-    g, d = vectors(1)
+    g, _ = vectors(1)
     silent = torch.cat([g[:2], torch.full_like(g[:1], bad), g[2:]])
     aggregator, without = RGB(), RGB()
     for _ in range(2):

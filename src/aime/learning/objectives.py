@@ -30,7 +30,7 @@ ANCHOR_DECAY = 0.95
 def discriminator_loss(
     discriminator: TemporalPatchDiscriminator,
     real: Float[Tensor, "batch time 3 h w"],
-    fake: Float[Tensor, "batch time 3 h w"],
+    fake: Float[Tensor, "_ _ 3 _ _"],
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """The adversary's loss on real and generated clips, both in [0, 1]; neither gets a gradient.
 
@@ -76,7 +76,7 @@ def _anchors(
 def generator_loss(
     discriminator: TemporalPatchDiscriminator,
     real: Float[Tensor, "batch time 3 h w"],
-    fake: Float[Tensor, "batch time 3 h w"],
+    fake: Float[Tensor, "_ _ 3 _ _"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The generator's side of the game: (adversarial, feature matching).
 

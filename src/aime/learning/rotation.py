@@ -34,7 +34,7 @@ class AngleProblem:
     """f(α) as above, for T gradients."""
 
     products: Float64[Tensor, "twice twice"]
-    """Gram matrix of (ḡ_1 … ḡ_T, w_1 … w_T), 2T points; zero where both belong to one gradient: it has no pair with itself."""
+    """Gram matrix of (ḡ_1 … ḡ_T, w_1 … w_T), 2T points; zero where both belong to one gradient."""
     limit: Float64[Tensor, " t"]
     """Largest angle θ_i in radians, in [0, π]; 0 holds a gradient still."""
     kappa: Float64[Tensor, ""]

@@ -18,5 +18,6 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("aime.commands.evaluate", "figures on held-out episodes: reconstructions and dreams"),
     "imagine": Command("aime.commands.imagine", "dream a video from a few frames and any actions"),
     "inspect": Command("aime.commands.inspect", "pictures of what a model sees, attends to, believes and dreams"),
+    "data": Command("aime.commands.data", "import and export episodes: LeRobot, DMC-VB, Minari, video, …"),
     "doctor": Command("aime.doctor", "what this machine has, and what would improve it"),
 }

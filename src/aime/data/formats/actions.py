@@ -76,6 +76,17 @@ class ActionScale:
     source: str = ""
     """Where the bounds come from, for messages."""
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether it leaves actions as they are."""
+        return self.bounds is None or (bool(np.all(self.bounds[0] == -1.0)) and bool(np.all(self.bounds[1] == 1.0)))
+
+    def __str__(self) -> str:
+        if self.bounds is None:
+            return "none"
+        pairs = [f"{low:.4g} to {high:.4g}" for low, high in zip(*self.bounds, strict=True)]
+        return pairs[0] if len(set(pairs)) == 1 else ", ".join(pairs)
+
     def __call__(self, action: np.ndarray, where: str) -> np.ndarray:
         """Actions (T, A) as float32 in [-1, 1].
 
@@ -92,10 +103,7 @@ class ActionScale:
         low, high = self.bounds
         if len(low) != action.shape[1]:
             raise DataError(f"{where}: actions of {action.shape[1]} numbers, but {len(low)} bounds {self.source}")
-        if not (np.any(low != -1.0) or np.any(high != 1.0)):
-            scaled = action
-        else:
-            scaled = (action - low) / (high - low) * 2.0 - 1.0
+        scaled = action if self.is_identity else (action - low) / (high - low) * 2.0 - 1.0
         if np.abs(scaled).max() > 1.0 + _ROUNDING:
             worst = int(np.abs(scaled).max(axis=0).argmax())
             raise DataError(

@@ -1,10 +1,7 @@
-"""What every format has in common: an episode on its way from or to a store, readers, writers, and the way in which an
-episode's origin travels with it."""
+"""What every format has in common: an episode on its way from or to a store, readers and writers."""
 
 from __future__ import annotations
 
-import json
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,42 +12,13 @@ import numpy as np
 
 from aime.data.episodes import EpisodeRecord
 from aime.data.formats.frames import FrameFit
-from aime.data.index import SPLITS, StoreInfo
-from aime.errors import DataError
-
-log = logging.getLogger("aime")
+from aime.data.formats.passport import Origin, Tail
+from aime.data.index import StoreInfo
 
 Leads = Literal["after", "before"]
 """Whether the action in a row was taken after the row's frame was seen (as in a store) or led to that frame."""
 
-PASSPORT = "aime"
-"""Attribute or file under which an export keeps what its format has no place for."""
-
 Columns = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where an episode comes from (see `EpisodeRecord`)."""
-
-    policy: str = "unknown"
-    seed: int = 0
-    renderer: str = "none"
-    split: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, record: EpisodeRecord) -> Origin:
-        """The origin of an episode of a store."""
-        return cls(record.policy, record.seed, record.renderer, record.split, dict(record.details))
-
-
-@dataclass(frozen=True)
-class Tail:
-    """Action and reward of an episode's last row, for formats that end with a frame alone."""
-
-    action: np.ndarray
-    reward: float
 
 
 @dataclass(frozen=True)
@@ -79,12 +47,14 @@ class SourceInfo:
     details: dict[str, Any] = field(default_factory=dict)
     bounds: tuple[np.ndarray, np.ndarray] | None = None
     """Lowest and highest action, where the source states finite ones."""
+    scaled: bool = False
+    """Whether it is an export of a store, whose actions are in [-1, 1] already."""
 
     @classmethod
     def from_passport(cls, said: Mapping[str, Any], **otherwise: Any) -> SourceInfo:
         """What an export of AIME wrote about its store, or `otherwise` where the source is nobody's export."""
         known = {name: said[name] for name in StoreInfo.__dataclass_fields__ if name in said}
-        return cls(**{**otherwise, **known})
+        return cls(**{**otherwise, **known, "scaled": bool(known)})
 
 
 @dataclass(frozen=True)
@@ -151,53 +121,3 @@ class Writer(ABC):
 
     def discard(self) -> None:  # noqa: B027 - most writers hold nothing open
         """Lets go of what is open, after an error; the files are removed by the caller."""
-
-
-def info_passport(info: StoreInfo) -> dict[str, Any]:
-    """What an export keeps of a store's description."""
-    return {name: getattr(info, name) for name in StoreInfo.__dataclass_fields__}
-
-
-def episode_passport(record: EpisodeRecord, tail: Tail | None = None) -> dict[str, Any]:
-    """What an export keeps of an episode's origin; `tail` where the format has no place for the last row."""
-    kept: dict[str, Any] = vars(Origin.of(record)).copy()
-    if tail is not None:
-        kept |= {"last_action": tail.action.astype(float).tolist(), "last_reward": float(tail.reward)}
-    return kept
-
-
-def read_passport(text: object) -> dict[str, Any]:
-    """A passport from JSON; empty where there is none."""
-    if not isinstance(text, str | bytes):
-        return {}
-    try:
-        said = json.loads(text)
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def from_passport(said: Mapping[str, Any], **otherwise: Any) -> tuple[Origin, Tail | None]:
-    """Origin and last row of an episode as an export wrote them, or `otherwise`."""
-    known = {name: said[name] for name in Origin.__dataclass_fields__ if name in said}
-    origin = Origin(**{**otherwise, **known})
-    if origin.split not in (None, *SPLITS):
-        raise DataError(f"the passport of an episode names a split {origin.split!r} that does not exist")
-    if "last_action" not in said:
-        return origin, None
-    return origin, Tail(np.asarray(said["last_action"], np.float64), float(said["last_reward"]))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}; it was left as it is") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is foreign: it holds no JSON object")
-    return content

@@ -1,7 +1,7 @@
 """Episodes as Dreamer keeps them: a folder of ``.npz`` files, one or more episodes in each.
 
-Keys: ``image`` (T, H, W, C), ``action`` (T, A), ``reward`` (T,), ``is_first`` (T,), … A row's action is the one that led
-to its image, so the first is zeros. Nothing is ever unpickled.
+Keys: ``image`` (T, H, W, C), ``action`` (T, A), ``reward`` (T,), ``is_first`` (T,), … A row's action is the one that
+led to its image, so the first is zeros. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -15,22 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aime.data.episodes import EpisodeRecord
-from aime.data.formats.episode import (
-    PASSPORT,
-    Columns,
-    Episode,
-    Leads,
-    Reader,
-    ReadOptions,
-    SourceInfo,
-    Tail,
-    Writer,
-    episode_passport,
-    from_passport,
-    info_passport,
-    read_json,
-)
+from aime.data.formats.episode import Columns, Episode, Leads, Reader, ReadOptions, SourceInfo, Writer
 from aime.data.formats.hdf5 import is_extra
+from aime.data.formats.passport import PASSPORT, Tail, episode_passport, from_passport, info_passport, read_json
 from aime.data.index import StoreInfo
 from aime.errors import DataError
 
@@ -66,9 +53,8 @@ class NpzReader(Reader):
         try:
             with np.load(path, allow_pickle=False) as file:
                 camera = self._camera(path, file.files)
-                for key in ("action",):
-                    if key not in file.files:
-                        raise DataError(f"{path} has no key {key!r}; it has {', '.join(file.files)}")
+                if "action" not in file.files:
+                    raise DataError(f"{path} has no key 'action'; it has {', '.join(file.files)}")
                 action = _load(path, file, "action")
                 frames = len(action)
                 first = _load(path, file, "is_first") if "is_first" in file.files else np.zeros(frames, bool)

@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from aime.data.formats.episode import Episode, Origin, Reader, ReadOptions, SourceInfo, read_json
+from aime.data.formats.episode import Episode, Reader, ReadOptions, SourceInfo
 from aime.data.formats.frames import decode_image
 from aime.data.formats.hdf5 import join_state
+from aime.data.formats.passport import Origin, read_json
 from aime.data.formats.tfrecord import Feature, parse_example, read_records
 from aime.errors import DataError
 

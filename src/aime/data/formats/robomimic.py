@@ -12,19 +12,7 @@ import h5py
 import numpy as np
 
 from aime.data.episodes import EpisodeRecord
-from aime.data.formats.episode import (
-    PASSPORT,
-    Columns,
-    Episode,
-    Reader,
-    ReadOptions,
-    SourceInfo,
-    Writer,
-    episode_passport,
-    from_passport,
-    info_passport,
-    read_passport,
-)
+from aime.data.formats.episode import Columns, Episode, Reader, ReadOptions, SourceInfo, Writer
 from aime.data.formats.hdf5 import (
     NewFile,
     choose_camera,
@@ -36,6 +24,7 @@ from aime.data.formats.hdf5 import (
     open_hdf5,
     read,
 )
+from aime.data.formats.passport import PASSPORT, episode_passport, from_passport, info_passport, read_passport
 from aime.data.index import StoreInfo
 from aime.errors import DataError
 
@@ -56,9 +45,10 @@ class RobomimicReader(Reader):
             if not demos:
                 raise DataError(f"{source} is foreign: it has no data/demo_0, so robomimic did not write it")
             self._demos = sorted(demos, key=lambda name: (len(name), name))
-            pictures = [name.removesuffix("_image") for name in _observations(data[demos[0]]) if _is_image(data, name)]
+            seen = _observations(data[self._demos[0]])
+            pictures = [name.removesuffix("_image") for name in seen if _is_image(seen, name)]
             asked = options.camera.removesuffix("_image") if options.camera is not None else None
-            self._camera = choose_camera(f"{source}: data/{demos[0]}/obs", pictures, asked)
+            self._camera = choose_camera(f"{source}: data/{self._demos[0]}/obs", pictures, asked)
             self._splits = {
                 demo.decode() if isinstance(demo, bytes) else str(demo): split
                 for name, split in _SPLITS.items()
@@ -95,7 +85,7 @@ class RobomimicReader(Reader):
             if len(image) != frames:
                 raise DataError(f"{where}: {len(image)} frames in obs/{self._image(seen)} and {frames} actions")
             extra = {
-                key: read(seen[key]) for key in seen if is_extra(key, seen[key], frames) and not _is_image(demo, key)
+                key: read(seen[key]) for key in seen if is_extra(key, seen[key], frames) and not _is_image(seen, key)
             }
             if self._foreign and extra:
                 state, parts = join_state(extra)
@@ -119,9 +109,8 @@ def _observations(demo: h5py.Group) -> dict[str, h5py.Dataset]:
     return {name: seen[name] for name in seen if isinstance(seen[name], h5py.Dataset)}
 
 
-def _is_image(group: h5py.Group, name: str) -> bool:
-    demo = group if "obs" in group else group[sorted(group)[0]]
-    return name != "segmentation" and is_picture(demo["obs"][name])
+def _is_image(seen: Mapping[str, h5py.Dataset], name: str) -> bool:
+    return name != "segmentation" and is_picture(seen[name])
 
 
 class RobomimicWriter(Writer):

@@ -12,20 +12,9 @@ import h5py
 import numpy as np
 
 from aime.data.episodes import EpisodeRecord
-from aime.data.formats.episode import (
-    PASSPORT,
-    Columns,
-    Episode,
-    Reader,
-    ReadOptions,
-    SourceInfo,
-    Writer,
-    episode_passport,
-    from_passport,
-    info_passport,
-    read_passport,
-)
+from aime.data.formats.episode import Columns, Episode, Reader, ReadOptions, SourceInfo, Writer
 from aime.data.formats.hdf5 import NewFile, choose_camera, find, frames_of, is_extra, is_picture, open_hdf5, read
+from aime.data.formats.passport import PASSPORT, episode_passport, from_passport, info_passport, read_passport
 from aime.data.index import StoreInfo
 from aime.data.shards import CHUNK_FRAMES
 from aime.errors import DataError

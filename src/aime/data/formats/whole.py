@@ -1,0 +1,36 @@
+"""What is imported or exported appears under its name when it is whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from aime.errors import DataError
+
+Tell = Callable[[int, int, int | None], None]
+"""Told after each episode how many there are, their frames, and how many there will be where that is known."""
+
+
+def refuse_taken(path: Path) -> None:
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise DataError(f"{path} exists already and is not overwritten; name another place with --out, or move it away")
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A temporary name beside the path; what is made there is renamed when the block ends well, and removed if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            path.rmdir()  # empty, or it would have been refused
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)

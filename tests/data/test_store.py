@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 import pytest
 
-from aime.data.episodes import EpisodeRecord
+from aime.data.episodes import EpisodeRecord, StoreInfo
 from aime.data.index import SPLITS, StoreIndex, assign_splits
 from aime.data.shards import ShardWriter
-from aime.data.store import EpisodeStore, StoreInfo, StoreWriter, adopt_shards
+from aime.data.store import EpisodeStore, StoreWriter, adopt_shards
 from aime.errors import ConfigError, DataError
 from tests.data.making import INFO, make_episode, make_store
 
@@ -218,7 +218,7 @@ def test_episodes_of_a_store_are_alike(tmp_path: Path) -> None:
 
 def test_a_shard_is_whole_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "shard-000000.h5"
-    with pytest.raises(ZeroDivisionError), ShardWriter(path) as writer:
+    with pytest.raises(ZeroDivisionError), ShardWriter(path, INFO) as writer:
         writer.append(make_episode(0, 5), id=0, policy="test", seed=0, renderer="none")
         assert not path.exists()
         _ = 1 / 0
@@ -229,7 +229,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "shard-000000.h5"
     path.write_text("mine")
     with pytest.raises(DataError, match="exists already"):
-        ShardWriter(path)
+        ShardWriter(path, INFO)
     assert path.read_text() == "mine"
 
 
@@ -264,6 +264,8 @@ def test_a_whole_shard_that_the_index_lost_is_found_again(tmp_path: Path) -> Non
     (tmp_path / "shard-000009.h5").write_text("foreign")
     less = StoreIndex(whole.info, whole.columns, whole.shards[:1], whole.episodes[:1])
     assert adopt_shards(tmp_path, less) == whole
+    assert adopt_shards(tmp_path, None) == whole
+    assert adopt_shards(tmp_path / "empty", None) is None
 
 
 # Splits

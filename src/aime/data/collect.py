@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
-from aime.data.episodes import EpisodeRecord, ShardRecord
-from aime.data.index import INDEX_NAME, StoreIndex, StoreInfo
+from aime.data.episodes import EpisodeRecord, ShardRecord, StoreInfo
+from aime.data.index import INDEX_NAME, StoreIndex
 from aime.data.policies import PolicyName
 from aime.data.rendering import RendererName, select_renderer
 from aime.data.store import EpisodeStore, adopt_shards
@@ -121,11 +121,10 @@ def collect(config: CollectConfig, progress: Callable[[CollectProgress], None] |
 class _Collection:
     def __init__(self, config: CollectConfig, folder: Path, progress: Callable[[CollectProgress], None] | None) -> None:
         self._config, self._folder, self._progress = config, folder, progress
-        self._index: StoreIndex | None = None
-        if (folder / INDEX_NAME).exists():
-            self._index = adopt_shards(folder, EpisodeStore.open(folder).index)
-            self._index.save(folder)
+        self._index = adopt_shards(folder, EpisodeStore.open(folder).index if (folder / INDEX_NAME).exists() else None)
+        if self._index is not None:
             self._check_same(self._index)
+            self._index.save(folder)
         self._began = time.monotonic()
         self._frames = self._episodes = 0
         self._total = len(self.missing) * config.episode_length
@@ -163,8 +162,7 @@ class _Collection:
 
     def _enter(self, event: Event) -> None:
         if self._index is None:
-            info = StoreInfo(self._config.env, action_repeat=self._config.action_repeat, **event["info"])
-            self._index = StoreIndex(info, event["columns"])
+            self._index = StoreIndex(StoreInfo(**event["info"]), event["columns"])
         if self._index.columns != event["columns"]:
             raise DataError(
                 f"{self._folder} has the columns {self._index.columns}, the new episodes {event['columns']}; collect "

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import aime.errors
-from aime.data.index import describe_columns
+from aime.data.episodes import StoreInfo, describe_columns
 from aime.data.policies import EpisodePolicy, PolicyContext, make_policy
 from aime.data.policy_file import PolicyFile
 from aime.data.shards import SHARD_BYTES, ShardWriter
@@ -63,8 +63,8 @@ class _Worker:
 
     def _collect(self, simulation: Simulation, make: Any, requests: TextIO) -> None:
         s = self._settings
-        info = {"time_step": simulation.time_step, "versions": package_versions(), "details": simulation.describe()}
-        self._common = {"info": info}
+        info = StoreInfo(s["env"], simulation.time_step, s["action_repeat"], package_versions(), simulation.describe())
+        self._common = {"info": asdict(info)}
         self.report("ready")
         writer: ShardWriter | None = None
         try:
@@ -72,7 +72,7 @@ class _Worker:
                 id = int(line)
                 columns, policy = simulation.episode(s["episode_length"], make, s["seed"], id, self._tick)
                 if writer is None:
-                    writer = ShardWriter(Path(s["out"]) / shard_name(id))
+                    writer = ShardWriter(Path(s["out"]) / shard_name(id), info)
                 writer.append(
                     columns,
                     id=id,

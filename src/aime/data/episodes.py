@@ -17,6 +17,22 @@ REQUIRED_COLUMNS = ("pixels", "action", "reward", "is_first")
 
 
 @dataclass(frozen=True)
+class StoreInfo:
+    """What all the episodes of a store have in common."""
+
+    task: str
+    """Where they come from, such as humanoid-walk."""
+    time_step: float
+    """Seconds from one frame to the next."""
+    action_repeat: int
+    """Control steps of the environment per frame."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the packages that made them."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Anything else worth keeping, such as the names of the numbers in a state."""
+
+
+@dataclass(frozen=True)
 class EpisodeRecord:
     """What a store knows about one episode."""
 
@@ -51,6 +67,11 @@ class ShardRecord:
     episodes: int
     bytes: int
     sha256: str
+
+
+def describe_columns(columns: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Dtype and shape of one frame's row of each column."""
+    return {name: {"dtype": str(array.dtype), "shape": list(array.shape[1:])} for name, array in columns.items()}
 
 
 def episode_digest(columns: Mapping[str, np.ndarray]) -> str:

@@ -9,35 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from aime.data.episodes import EpisodeRecord, ShardRecord
+from aime.data.episodes import EpisodeRecord, ShardRecord, StoreInfo
 from aime.data.shards import FORMAT, FORMAT_VERSION, full_disk
 from aime.errors import DataError
 
 INDEX_NAME = "index.json"
 SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class StoreInfo:
-    """What all the episodes of a store have in common."""
-
-    task: str
-    """Where they come from, such as humanoid-walk."""
-    time_step: float
-    """Seconds from one frame to the next."""
-    action_repeat: int
-    """Control steps of the environment per frame."""
-    versions: dict[str, str] = field(default_factory=dict)
-    """Versions of the packages that made them."""
-    details: dict[str, Any] = field(default_factory=dict)
-    """Anything else worth keeping, such as the names of the numbers in a state."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +109,6 @@ class StoreIndex:
             )
         except (KeyError, TypeError) as error:
             raise DataError(f"{path} is damaged and was left as it is: {error!r} in its records") from error
-
-
-def describe_columns(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """The index's description of an episode's columns."""
-    return {name: {"dtype": str(array.dtype), "shape": list(array.shape[1:])} for name, array in columns.items()}
 
 
 def assign_splits(episodes: Sequence[EpisodeRecord]) -> dict[int, str]:

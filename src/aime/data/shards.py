@@ -17,14 +17,22 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from aime.data.episodes import EpisodeRecord, ShardRecord, check_episode, episode_digest, file_digest
+from aime.data.episodes import (
+    EpisodeRecord,
+    ShardRecord,
+    StoreInfo,
+    check_episode,
+    describe_columns,
+    episode_digest,
+    file_digest,
+)
 from aime.errors import DataError
 
 FORMAT = "aime-episodes"
@@ -72,13 +80,15 @@ class ShardWriter:
 
     Args:
         path: final name; it must not exist.
+        info: what the episodes have in common; kept in the shard too.
 
     Raises:
         DataError: the name is taken, an episode does not fit the others, or the disk is full.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, info: StoreInfo) -> None:
         self.path = path
+        self._info = info
         if path.exists():
             raise DataError(f"{path} exists already and is not overwritten; move it away and try again")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,6 +167,7 @@ class ShardWriter:
         if not self._episodes:
             self.discard()
             return None
+        self._file.attrs["columns"] = sorted(self._file)
         self._file["ep_offset"] = np.array([record.offset for record in self._episodes], np.int64)
         self._file["ep_len"] = np.array([record.length for record in self._episodes], np.int64)
         # A dataset, because an attribute holds 64 KB at most.
@@ -164,6 +175,7 @@ class ShardWriter:
         self._file["records"] = np.frombuffer(records, np.uint8)
         self._file.attrs["format"] = FORMAT
         self._file.attrs["format_version"] = FORMAT_VERSION
+        self._file.attrs["info"] = json.dumps(asdict(self._info))
         self._file.close()
         self._raw.fsync()
         self._check_disk()
@@ -257,8 +269,18 @@ def check_shard(folder: Path, shard: ShardRecord, *, checksum: bool = False) -> 
     return None
 
 
-def read_shard_records(path: Path) -> tuple[ShardRecord, list[EpisodeRecord]]:
-    """The records that a whole shard carries inside itself.
+@dataclass(frozen=True)
+class WholeShard:
+    """What a shard says of itself."""
+
+    info: StoreInfo
+    columns: dict[str, dict[str, Any]]
+    shard: ShardRecord
+    episodes: list[EpisodeRecord]
+
+
+def read_whole_shard(path: Path) -> WholeShard:
+    """Everything that an index says of a shard, from the shard itself.
 
     Raises:
         DataError: the file is truncated or not a shard of AIME.
@@ -267,13 +289,14 @@ def read_shard_records(path: Path) -> tuple[ShardRecord, list[EpisodeRecord]]:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise DataError(f"{path} is foreign: an HDF5 file, but not a shard of AIME")
-            raw = bytes(file["records"][()])
-            frames = int(file["ep_len"][()].sum())
+            info = StoreInfo(**json.loads(file.attrs["info"]))
+            episodes = [EpisodeRecord(**record) for record in json.loads(bytes(file["records"][()]))]
+            columns = describe_columns({name: file[name] for name in file.attrs["columns"]})
     except (OSError, KeyError) as error:
         raise DataError(f"{path} is truncated or foreign: it cannot be read as a shard ({error})") from error
-    episodes = [EpisodeRecord(**record) for record in json.loads(raw)]
+    frames = sum(episode.length for episode in episodes)
     shard = ShardRecord(path.name, frames, len(episodes), path.stat().st_size, file_digest(path))
-    return shard, episodes
+    return WholeShard(info, columns, shard, episodes)
 
 
 def read_rows(file: h5py.File, path: Path, columns: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:

@@ -19,9 +19,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aime.data.episodes import EpisodeRecord, ShardRecord
-from aime.data.index import INDEX_NAME, SPLITS, StoreIndex, StoreInfo, assign_splits, describe_columns
-from aime.data.shards import SHARD_BYTES, ShardWriter, check_shard, read_rows, read_shard_records
+from aime.data.episodes import EpisodeRecord, ShardRecord, StoreInfo, describe_columns
+from aime.data.index import INDEX_NAME, SPLITS, StoreIndex, assign_splits
+from aime.data.shards import SHARD_BYTES, ShardWriter, check_shard, read_rows, read_whole_shard
 from aime.errors import DataError, unknown
 
 __all__ = ["EpisodeRecord", "EpisodeStore", "ShardRecord", "ShardWriter", "StoreInfo", "StoreWriter", "adopt_shards"]
@@ -263,7 +263,7 @@ class StoreWriter:
         if split is not None and split not in SPLITS:
             raise unknown("split", split, SPLITS)
         if self._writer is None:
-            self._writer = ShardWriter(self.folder / shard_name(self._next))
+            self._writer = ShardWriter(self.folder / shard_name(self._next), self._index.info)
         described = describe_columns(columns)
         id = self._next
         record = self._writer.append(
@@ -300,21 +300,23 @@ def shard_name(first_episode: int) -> str:
     return f"shard-{first_episode:06d}.h5"
 
 
-def adopt_shards(folder: Path, index: StoreIndex) -> StoreIndex:
+def adopt_shards(folder: Path, index: StoreIndex | None) -> StoreIndex | None:
     """The index with the whole shards of the folder that it does not list, such as a killed collection leaves behind.
 
-    Files that are not shards of AIME, and shards whose episodes the index has already, are left alone.
+    Without an index, the shards make one; it is None if there are none. Files that are not shards of AIME, and shards
+    of another task or whose episodes the index has already, are left alone.
     """
-    listed = {shard.file for shard in index.shards}
-    known = {episode.id for episode in index.episodes}
     for path in sorted(folder.glob("shard-*.h5")):
-        if path.name in listed:
+        if index is not None and path.name in {shard.file for shard in index.shards}:
             continue
         try:
-            shard, episodes = read_shard_records(path)
+            found = read_whole_shard(path)
         except DataError:
             continue
-        if not known & {episode.id for episode in episodes}:
-            index = index.with_shard(shard, episodes)
-            known.update(episode.id for episode in episodes)
+        if index is None:
+            index = StoreIndex(found.info, found.columns)
+        known = {episode.id for episode in index.episodes}
+        alike = found.info.task == index.info.task and found.columns == index.columns
+        if alike and not known & {episode.id for episode in found.episodes}:
+            index = index.with_shard(found.shard, found.episodes)
     return index

@@ -103,8 +103,10 @@ class GradientBalancer:
     def differentiate(
         self, losses: Mapping[str, Tensor] | Sequence[Tensor], *, retain_graph: bool = False
     ) -> Gradients:
-        """The first half of `backward`: each objective's own gradients."""
+        """The first half of `backward`: each objective's own gradients. Lets go of the last step's `.grad`."""
         present = self._present(losses)
+        for parameter in self.parameters:
+            parameter.grad = None
         gradients: Gradients = {}
         for position, (i, loss) in enumerate(present.items()):
             reached = [number for number in self._reach[i] if self.parameters[number].requires_grad]
@@ -226,9 +228,7 @@ class GradientBalancer:
         say: list[float] | list[Tensor],
         uses: Counter[int],
     ) -> None:
-        """Sets `.grad`."""
-        for parameter in self.parameters:
-            parameter.grad = None
+        """Sets `.grad` of what was reached."""
         for run in runs:
             owners = [self.parameters[number] for number in run.parameters]
             for parameter, piece in zip(owners, run.rows[0].split([p.numel() for p in owners]), strict=True):

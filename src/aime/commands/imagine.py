@@ -119,7 +119,7 @@ def own_actions(flags: ImagineFlags, size: int) -> Tensor:
         return torch.rand(1, flags.frames, size, generator=generator) * 2 - 1
     path = Path(flags.actions)
     if path.suffix != ".npy":
-        raise ConfigError(f"actions must be data, zero, random or a .npy file, not {flags.actions!r}")
+        raise ConfigError(f"--actions must be data, zero, random or a .npy file, not {flags.actions!r}")
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

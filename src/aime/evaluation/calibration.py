@@ -57,8 +57,8 @@ class CalibrationCounter:
         self._samples = 0
         self._sum = torch.zeros_like(truth)
         self._squares = torch.zeros_like(truth)
-        self._above = torch.zeros_like(truth, dtype=torch.uint8)
-        self._below = torch.zeros_like(truth, dtype=torch.uint8)
+        self._above = torch.zeros_like(truth, dtype=torch.int16)
+        self._below = torch.zeros_like(truth, dtype=torch.int16)
 
     def add(self, sample: Float[Tensor, "clips horizon 3 h w"]) -> None:
         """Count one more dreamed sample of every clip."""

@@ -44,5 +44,6 @@ def factor_for(size: int, wanted: int) -> int:
 def spread_over(maps: Maps, height: int, width: int) -> NDArray[np.float32]:
     """Maps (N, G, G) brought smoothly to (N, height, width)."""
     grid = torch.as_tensor(np.array(to_array(maps), dtype=np.float32))
-    big = torch.nn.functional.interpolate(grid[:, None], size=(height, width), mode="bilinear", align_corners=False)
-    return big[:, 0].numpy()
+    big = torch.nn.functional.interpolate(grid[:, None], size=(height, width), mode="bicubic", align_corners=False)
+    # Cubic interpolation overshoots beside a peak.
+    return big[:, 0].clamp_min(0.0).numpy()

@@ -64,7 +64,8 @@ def draw_horizons(panels: Sequence[Panel], path: Path, *, columns: int = 2, head
                 linewidth=2.4 if line.strong else 1.6,
                 linestyle=(0, (4, 2)) if line.dashed else "-",
                 label=line.label,
-                zorder=3 if line.strong else 2,
+                # A dashed line that lies on a strong one is still seen.
+                zorder=4 if line.dashed else 3 if line.strong else 2,
             )
             if line.low is not None and line.high is not None:
                 low, high = np.array(line.low, dtype=float), np.array(line.high, dtype=float)
@@ -72,7 +73,7 @@ def draw_horizons(panels: Sequence[Panel], path: Path, *, columns: int = 2, head
             if not panel.own_legend:
                 handles.setdefault(line.label, drawn)
         if panel.own_legend:
-            axis.legend(frameon=False, fontsize=9, loc="upper right")
+            axis.legend(frameon=False, fontsize=9, loc="best")
         axis.set_xlim(1, max(2, max(len(line.mean) for line in panel.lines)))
         if panel.floor is not None:
             axis.set_ylim(bottom=max(panel.floor, axis.get_ylim()[0]))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from aime.errors import DataError
@@ -31,8 +32,8 @@ PARTS = (
     ("rollout_nll", "Dreamed steps", "nats per frame"),
     ("rollout_kl", "KL of dreamed steps", "nats per frame"),
     ("context_loss", "Context prediction", ""),
-    ("token_recon", "Tokenizer", ""),
-    ("next_token_ce", "Next tokens", "nats per token"),
+    ("token_nll", "Tokenizer", "nats per frame"),
+    ("next_token_ce", "Next tokens", "nats per frame"),
     ("motion_loss", "Motion of attention", ""),
     ("discriminator_loss", "Discriminator", ""),
 )
@@ -196,6 +197,7 @@ def _curve(
     smooth = running_mean(values, max(1, len(values) // 50))
     if raw and len(values) >= 50:
         axis.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axis.plot(steps, smooth, color=colour, linewidth=1.8, label=label, marker="o" if len(values) == 1 else None)
 
 

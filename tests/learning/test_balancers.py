@@ -322,6 +322,7 @@ def test_a_balancer_without_its_solver_says_what_to_install() -> None:
         GradientBalancer(Net().reach(), BalancerConfig(balancer="cagrad"))
 
 
+@pytest.mark.usefixtures("storage")
 def test_one_tensor_handed_out_as_two_gradients_is_not_overwritten_twice() -> None:
     p, q, alone = (nn.Parameter(torch.randn(3)) for _ in range(3))
     reach = {"a": [p, q, alone], "b": [p, q]}

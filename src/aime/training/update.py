@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from aime.config import TrainConfig
-from aime.learning import GradientBalancer
+from aime.learning.balancers import GradientBalancer
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard

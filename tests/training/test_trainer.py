@@ -1,0 +1,361 @@
+"""Training: the same to the bit however often it is interrupted, and clear about what it cannot do."""
+
+import gc
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aime.config import DataConfig, TrainConfig, replace
+from aime.errors import CheckpointError, ConfigError, DataError, TrainingError
+from aime.training.checkpoint import BALANCER, MODEL, OPTIMIZER, load_checkpoint
+from aime.training.config_file import read_config, to_yaml
+from aime.training.locate import load_model, locate
+from aime.training.metrics import MEASURED_HERE
+from aime.training.runs import RunFolder
+from aime.training.trainer import Trainer, train
+from tests.training.conftest import BATCHES_PER_EPOCH, write_store
+from tests.training.limits import disk_of
+
+Settings = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take longer than everything else here; the test that is about them draws them."""
+    if "pictures" not in request.node.name:
+        monkeypatch.setattr(Trainer, "draw", lambda self: [])
+
+
+class Interrupted(Trainer):
+    """Raises a signal against itself in the middle of a step."""
+
+    at = 4
+    number = signal.SIGTERM
+
+    def advance(self, batch: dict[str, torch.Tensor]) -> Any:
+        if self.step + 1 == self.at:
+            signal.raise_signal(self.number)
+        return super().advance(batch)
+
+
+def run(trainer: Trainer) -> None:
+    try:
+        trainer.run()
+    finally:
+        trainer.close()
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """What the log tells but for what depends on the machine and the hour."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in MEASURED_HERE} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Equal to the bit: weights and buffers, optimizers, balancer, random states, place in the data, and metrics."""
+    ours, theirs = load_checkpoint(locate(a)), load_checkpoint(locate(b))
+    assert ours.step == theirs.step
+    for name in (MODEL, OPTIMIZER, BALANCER):
+        mine, other = load_file(ours.folder / name), load_file(theirs.folder / name)
+        assert mine.keys() == other.keys()
+        different = [key for key in mine if not torch.equal(mine[key], other[key])]
+        assert different == [], name
+    for key in ("data", "meter", "schedule", "skipped"):
+        assert ours.state[key] == theirs.state[key], key
+    # Python's own generator is left out: the type checker of these tests draws from it.
+    assert all(ours.state["random"][key] == theirs.state["random"][key] for key in ("torch", "numpy"))
+    assert metrics(a) == metrics(b)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, ball_store: Path) -> Path:
+    """Eight steps in one go, looking at held-out episodes on the way; tests compare with it and leave it alone."""
+    from tests.training.conftest import small_settings
+
+    config = small_settings(tmp_path_factory.mktemp("runs") / "whole", ball_store, eval_every=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "draw", lambda self: [])
+        return train(config)
+
+
+def test_the_run_crosses_an_epoch_and_every_objective_is_in_the_log(uninterrupted: Path) -> None:
+    assert load_checkpoint(locate(uninterrupted)).state["data"]["epoch"] == 8 // BATCHES_PER_EPOCH == 1
+    lines = [line for line in metrics(uninterrupted) if "total_vae_loss" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    for name in ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss", "discriminator_loss"):
+        assert all(isinstance(line[name], float) for line in lines), name
+    assert lines[0]["beta"] == pytest.approx(1 / BATCHES_PER_EPOCH) and lines[-1]["beta"] == 1.0
+    assert lines[-1]["epoch"] == pytest.approx(8 / BATCHES_PER_EPOCH)
+    assert {"gradient_norm", "learning_rate", "skipped_steps"} <= lines[0].keys()
+    looks = [line for line in metrics(uninterrupted) if "validation/dream_gain" in line]
+    assert [line["step"] for line in looks] == [4, 8]
+    raw = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+    assert raw[-2]["frames_per_second"] > 0 and raw[-2]["memory_mib"] > 100
+
+
+@pytest.mark.parametrize("at", [4, 7])
+def test_a_run_resumed_after_a_signal_equals_the_uninterrupted_one_to_the_bit(
+    settings: Settings, uninterrupted: Path, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings("cut", eval_every=4)
+    trainer = Interrupted(config)
+    trainer.at = at
+    with caplog.at_level(logging.INFO, "aime"):
+        run(trainer)
+    assert load_checkpoint(locate(config.run_path)).step == at, "the step at hand is finished and saved"
+    assert "SIGTERM" in caplog.text and "the same command goes on" in caplog.text
+    torch.manual_seed(99)  # the state that the first process left must not matter
+    train(config)
+    assert_same_run(config.run_path, uninterrupted)
+
+
+def test_interrupted_again_and_again(settings: Settings, uninterrupted: Path) -> None:
+    config = settings("cut", eval_every=4)
+    for at in (1, 2, 6):
+        trainer = Interrupted(config)
+        trainer.at, trainer.number = at, signal.SIGINT
+        run(trainer)
+    train(config)
+    assert_same_run(config.run_path, uninterrupted)
+
+
+def test_a_crash_between_checkpoints_goes_back_to_the_last_one(settings: Settings, uninterrupted: Path) -> None:
+    class Crashing(Trainer):
+        def advance(self, batch: dict[str, torch.Tensor]) -> Any:
+            if self.step == 5:
+                raise MemoryError
+            return super().advance(batch)
+
+    config = settings("cut", eval_every=4)
+    with pytest.raises(MemoryError):
+        run(Crashing(config))
+    assert [line["step"] for line in metrics(config.run_path)][-1] == 4
+    assert load_checkpoint(locate(config.run_path)).step == 3
+    train(config)
+    assert_same_run(config.run_path, uninterrupted)
+
+
+def test_signals_end_the_command_with_its_work_saved(settings: Settings, uninterrupted: Path, tmp_path: Path) -> None:
+    """A process of its own is told to end, and then the same command is left in peace."""
+    config = settings("cut", eval_every=4)
+    (tmp_path / "settings.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-c", _COMMAND, str(tmp_path / "settings.yaml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    for interrupted in (True, False):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        if interrupted:
+            wait_for_step(config.run_path, 2, process)
+            process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, said
+        assert ("stopped by SIGTERM" in said) == interrupted and "Traceback" not in said
+    assert_same_run(config.run_path, uninterrupted)
+
+
+_COMMAND = """
+import logging, sys, time, torch
+from pathlib import Path
+logging.basicConfig(level=logging.INFO)
+torch.set_num_threads(1)
+from aime.training.config_file import read_config
+from aime.training.trainer import Trainer, train
+advance = Trainer.advance
+def slowly(self, batch):
+    time.sleep(0.3)  # so that a signal finds the run in the middle
+    return advance(self, batch)
+Trainer.advance = slowly
+Trainer.draw = lambda self: []
+train(read_config(Path(sys.argv[1])))
+"""
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until the log tells of a step."""
+    for _ in range(1200):
+        path = folder / "metrics.jsonl"
+        if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines()):
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} never came")
+
+
+def test_different_seeds_are_different_runs_and_the_same_seed_is_the_same(settings: Settings) -> None:
+    runs = [train(settings(name, max_steps=2, seed=seed)) for name, seed in (("a", 3), ("b", 3), ("c", 4))]
+    assert_same_run(runs[0], runs[1])
+    with pytest.raises(AssertionError):
+        assert_same_run(runs[0], runs[2])
+
+
+def test_a_finished_run_says_so_and_goes_on_when_max_steps_is_raised(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings(max_steps=2)
+    train(config)
+    with caplog.at_level(logging.INFO, "aime"):
+        train(config)
+    assert "at step 2 already; raise --max-steps" in caplog.text
+    assert metrics(config.run_path)[-1]["step"] == 2
+    train(replace(config, max_steps=4))
+    assert load_checkpoint(locate(config.run_path)).step == 4
+    assert read_config(config.run_path / "config.yaml").max_steps == 4
+
+
+def test_a_run_folder_tells_what_the_run_was(uninterrupted: Path, ball_store: Path) -> None:
+    config = read_config(uninterrupted / "config.yaml")
+    assert config.precision == "float32" and config.device == "cpu"
+    record = json.loads((uninterrupted / "run.json").read_text())
+    assert record["task"] == "pushed-ball" and record["action_dim"] == 3 and record["data_fingerprint"]
+    assert [p.name for p in sorted((uninterrupted / "checkpoints").iterdir())] == [
+        "step-00000003",
+        "step-00000006",
+        "step-00000008",
+    ]
+
+
+def test_old_checkpoints_go(settings: Settings) -> None:
+    config = settings(checkpoint_every=1, keep_checkpoints=2, max_steps=4)
+    train(config)
+    assert [p.name for p in sorted((config.run_path / "checkpoints").iterdir())] == ["step-00000003", "step-00000004"]
+
+
+def test_precision_is_resolved_once_and_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([5.0])
+    monkeypatch.setattr("aime.training.device.cpu_bf16_gain", lambda: next(measured))
+    config = settings(precision="auto", max_steps=1)
+    train(config)
+    assert read_config(config.run_path / "config.yaml").precision == "bf16"
+    train(replace(config, max_steps=2))  # a second measurement would find the iterator empty
+    assert read_config(config.run_path / "config.yaml").precision == "bf16"
+
+
+def test_a_trained_model_loads_from_its_run_and_from_its_checkpoint(uninterrupted: Path) -> None:
+    latest = locate(uninterrupted)
+    for name in (uninterrupted, str(latest), uninterrupted / "checkpoints"):
+        model = load_model(name)
+        assert not model.training
+        saved = load_file(latest / MODEL)
+        assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
+
+
+def test_a_new_run_starts_from_given_weights(settings: Settings, uninterrupted: Path) -> None:
+    trainer = Trainer(settings("tuned", load_checkpoint=str(uninterrupted), seed=5))
+    trainer.close()
+    saved = load_file(locate(uninterrupted) / MODEL)
+    assert trainer.step == 0
+    assert all(torch.equal(value, saved[key]) for key, value in trainer.model.state_dict().items())
+
+
+def test_weights_of_another_size_are_refused(settings: Settings, uninterrupted: Path) -> None:
+    config = settings("tuned", load_checkpoint=str(uninterrupted))
+    with pytest.raises(CheckpointError, match="latent_dim is 8 in it, 12 here"):
+        train(replace(config, model=replace(config.model, latent_dim=12)))
+
+
+def test_an_action_size_that_does_not_fit_is_refused(settings: Settings, uninterrupted: Path, tmp_path: Path) -> None:
+    other = DataConfig(env="pushed-ball", data_dir=write_store(tmp_path / "other", actions=5), batch_size=2)
+    with pytest.raises(CheckpointError, match="actions of 3 numbers, but the data's have 5"):
+        train(settings("tuned", load_checkpoint=str(uninterrupted), data=other))
+
+
+def test_a_run_is_not_continued_under_other_settings(settings: Settings) -> None:
+    config = settings(max_steps=1)
+    train(config)
+    with pytest.raises(ConfigError, match=r"batch_size is 2 there, 3 here; latent_dim is 8 there, 12 here"):
+        train(replace(config, data=replace(config.data, batch_size=3), model=replace(config.model, latent_dim=12)))
+
+
+def test_a_run_is_not_continued_on_other_data(settings: Settings, tmp_path: Path) -> None:
+    config = settings(max_steps=1)
+    train(config)
+    moved = replace(config.data, data_dir=write_store(tmp_path / "other", seed=1))
+    with pytest.raises(CheckpointError, match=r"is not what the run in .* was trained on"):
+        train(replace(config, data=moved, max_steps=2))
+    same = replace(config.data, data_dir=write_store(tmp_path / "copy", seed=0))
+    train(replace(config, data=same, max_steps=2))
+
+
+def test_frames_of_another_size_are_refused(settings: Settings) -> None:
+    config = settings()
+    with pytest.raises(ConfigError, match="32×32, but the model's are 64×64: give --input-dim 32"):
+        train(replace(config, model=replace(config.model, input_dim=64)))
+
+
+def test_data_of_another_task_are_refused(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_store(tmp_path / "data" / "walker-walk")
+    with pytest.raises(DataError, match="holds pushed-ball, not walker-walk"):
+        train(settings(data=DataConfig(env="walker-walk", batch_size=2)))
+
+
+def test_a_broken_newest_checkpoint_is_passed_over_and_kept(
+    settings: Settings, uninterrupted: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings("cut", eval_every=4)
+    trainer = Interrupted(config)
+    trainer.at = 7
+    run(trainer)
+    broken = RunFolder(config.run_path).checkpoint(7)
+    (broken / MODEL).write_bytes(b"x" * 100)
+    with caplog.at_level(logging.WARNING, "aime"):
+        train(config)
+    assert f"{broken} is not whole" in caplog.text
+    assert (broken / MODEL).read_bytes() == b"x" * 100
+    assert_same_run(config.run_path, uninterrupted)
+
+
+def test_a_full_disk_stops_the_run_with_a_sentence_and_the_last_checkpoint_survives(
+    settings: Settings, uninterrupted: Path
+) -> None:
+    class Filling(Trainer):
+        def save(self) -> None:
+            if self.step < 6:
+                super().save()
+            else:
+                with disk_of(50_000):
+                    super().save()
+
+    config = settings("cut", eval_every=4)
+    with pytest.raises(TrainingError, match=r"step-00000006 could not be written .*the disk is full"):
+        run(Filling(config))
+    assert [p.name for p in RunFolder(config.run_path).checkpoints.iterdir()] == ["step-00000003"]
+    train(config)
+    assert_same_run(config.run_path, uninterrupted)
+
+
+def test_memory_does_not_grow_with_the_steps(settings: Settings) -> None:
+    trainer = Trainer(settings(max_steps=100, log_every=1))
+    sizes = []
+    try:
+        for _ in range(3):
+            for _ in range(2):
+                trainer.advance(next(trainer.stream))
+            sizes.append(live_tensors())
+    finally:
+        trainer.close()
+    assert sizes[1] == sizes[2]
+
+
+def live_tensors() -> tuple[int, int]:
+    """How many tensors there are, and numbers in them."""
+    gc.collect()
+    tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+    return len(tensors), sum(t.numel() for t in tensors)
+
+
+def test_pictures_and_curves_are_drawn_at_the_end(settings: Settings) -> None:
+    config = settings(max_steps=2)
+    train(config)
+    names = {path.name for path in (config.run_path / "pictures").rglob("*") if path.stat().st_size > 0}
+    assert {"strip.png", "attention.png", "slots.png", "mixture.png", "losses.png", "gradients.png"} <= names

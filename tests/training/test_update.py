@@ -1,0 +1,219 @@
+"""One step: every part learns, and a step that is not finite changes nothing at all."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from aime.config import TrainConfig, replace
+from aime.errors import TrainingError
+from aime.training.trainer import Trainer
+from aime.training.update import ADVERSARY, OBJECTIVES, Updater
+from tests.helpers import random_clip, small_model
+from tests.training.conftest import small_settings
+
+NAN = float("nan")
+
+
+def batch(seed: int = 1) -> dict[str, Tensor]:
+    observations, actions = random_clip(seed=seed)
+    is_first = torch.zeros(observations.shape[:2], dtype=torch.bool)
+    return {"observations": observations, "actions": actions, "is_first": is_first}
+
+
+def updater(tmp_path: Path, **optimizer: Any) -> Updater:
+    config = small_settings(tmp_path, tmp_path)
+    config = replace(config, optimizer=replace(config.optimizer, **optimizer))
+    return Updater(small_model().train(), config, "float32")
+
+
+def everything(u: Updater) -> dict[str, Tensor]:
+    """All that a step may change, copied."""
+    state = {f"model/{name}": value for name, value in u.model.state_dict().items()}
+    for kind, optimizer in u.optimizers.items():
+        for number, (_, moments) in enumerate(optimizer.state.items()):
+            state |= {f"{kind}/{number}/{key}": value for key, value in moments.items()}
+    return {name: value.clone() for name, value in state.items()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
+    return [name for name in after if name not in before or not torch.equal(before[name], after[name])]
+
+
+def poison_loss(u: Updater, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    compute = u.model.compute_total_loss
+
+    def poisoned(*args: Any, **kwargs: Any) -> Any:
+        losses, output = compute(*args, **kwargs)
+        return losses | {name: losses[name] * NAN}, output
+
+    monkeypatch.setattr(u.model, "compute_total_loss", poisoned)
+
+
+def poison_frames(u: Updater, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with a pixel that is not a number, behind the check at the door."""
+    from aime import world_model
+
+    convert = world_model.to_unit_frames
+
+    def poisoned(frames: Tensor) -> Tensor:
+        frames = convert(frames).clone()
+        frames[0, 0, 0, 0, 0] = NAN
+        return frames
+
+    monkeypatch.setattr(world_model, "to_unit_frames", poisoned)
+
+
+def mask_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host does not look at the verdict, so that the update is masked rather than left out."""
+    monkeypatch.setattr(Updater, "_knows", lambda self, bad: False)
+
+
+def test_a_step_moves_every_part_of_the_model(tmp_path: Path) -> None:
+    u = updater(tmp_path)
+    before = {name: p.detach().clone() for name, p in u.model.named_parameters()}
+    for seed in range(3):
+        outcome = u.step(batch(seed), lr_factor=1.0, beta=1.0)
+    assert not outcome.skipped and all(outcome.finite.values())
+    assert {*OBJECTIVES, ADVERSARY, "gradient_norm"} <= outcome.scalars.keys()
+    assert not any(value.requires_grad for value in outcome.scalars.values())
+    still = [name for name, p in u.model.named_parameters() if torch.equal(p, before[name])]
+    assert still == []
+
+
+def test_the_learning_rate_is_scaled(tmp_path: Path) -> None:
+    moves = []
+    for factor in (1.0, 0.1):
+        u = updater(tmp_path, weight_decay=0.0)
+        before = u.model.prior.state_dict()
+        before = {name: value.clone() for name, value in before.items()}
+        torch.manual_seed(0)
+        u.step(batch(), lr_factor=factor, beta=1.0)
+        moves.append(sum((v - before[n]).abs().sum() for n, v in u.model.prior.state_dict().items()))
+    # AdamW's first step is the learning rate times the gradient's sign, whatever the gradient's size.
+    assert moves[1] / moves[0] == pytest.approx(0.1, rel=1e-2)
+
+
+def test_biases_and_gains_do_not_decay(tmp_path: Path) -> None:
+    for optimizer in updater(tmp_path, weight_decay=0.3).optimizers.values():
+        for group in optimizer.param_groups:
+            assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] == 0.3}
+
+
+# Frames that are not finite are not tried masked: the CPU's kernels are not made to differentiate what they lead to.
+@pytest.mark.parametrize(
+    ("where", "masked"),
+    [
+        ("frames", False),
+        *((where, masked) for where in ("gradient", "perceiver_loss", ADVERSARY) for masked in (False, True)),
+    ],
+)
+def test_a_step_that_is_not_finite_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, masked: bool
+) -> None:
+    u = updater(tmp_path, n_critic=2)
+    u.step(batch(0), lr_factor=1.0, beta=1.0)
+    before = everything(u)
+    with monkeypatch.context() as patch:
+        if masked:
+            mask_as_on_a_gpu(patch)
+        hook = None
+        if where == "frames":
+            poison_frames(u, patch)
+        elif where == "gradient":
+            weight = next(u.model.decoder.parameters())
+            hook = weight.register_hook(lambda gradient: gradient * NAN)
+        else:
+            poison_loss(u, patch, where)
+        outcome = u.step(batch(1), lr_factor=1.0, beta=1.0)
+        if hook is not None:
+            hook.remove()
+    assert outcome.skipped
+    wrong = [name for name, fine in outcome.finite.items() if not fine]
+    assert any(where.removesuffix("s") in name or where == "frames" for name in wrong), wrong
+    assert changed(before, everything(u)) == []
+    good = u.step(batch(2), lr_factor=1.0, beta=1.0)
+    assert not good.skipped
+    after = everything(u)
+    assert changed(before, after) and all(value.isfinite().all() for value in after.values())
+
+
+def test_a_masked_good_step_equals_an_unmasked_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, masked = updater(tmp_path, n_critic=2), updater(tmp_path, n_critic=2)
+    torch.manual_seed(0)
+    plain.step(batch(), lr_factor=1.0, beta=0.5)
+    mask_as_on_a_gpu(monkeypatch)
+    torch.manual_seed(0)
+    masked.step(batch(), lr_factor=1.0, beta=0.5)
+    assert changed(everything(plain), everything(masked)) == []
+
+
+def test_further_critic_steps_move_the_discriminator_alone(tmp_path: Path) -> None:
+    once, thrice = updater(tmp_path, n_critic=1), updater(tmp_path, n_critic=3)
+    for u in (once, thrice):
+        torch.manual_seed(0)
+        u.step(batch(), lr_factor=1.0, beta=1.0)
+    differ = changed(everything(once), everything(thrice))
+    assert differ and all(name.startswith(("model/discriminator.", "discriminator/")) for name in differ)
+    steps = {float(state["step"]) for state in thrice.optimizers["discriminator"].state.values()}
+    assert steps == {3.0}
+
+
+def test_the_gradient_is_clipped(tmp_path: Path) -> None:
+    u = updater(tmp_path, grad_clip=0.01)
+    outcome = u.step(batch(), lr_factor=1.0, beta=1.0)
+    assert outcome.scalars["gradient_norm"] > 0.01
+    gradients = [p.grad for p in u.model.generator_parameters() if p.grad is not None]
+    assert torch.stack([g.norm() for g in gradients]).norm() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bf16_trains(tmp_path: Path) -> None:
+    config = small_settings(tmp_path, tmp_path)
+    u = Updater(small_model().train(), config, "bf16")
+    outcome = u.step(batch(), lr_factor=1.0, beta=1.0)
+    assert not outcome.skipped
+    assert all(p.dtype == torch.float32 for p in u.model.parameters())
+
+
+Settings = Callable[..., TrainConfig]
+
+
+def test_a_poisoned_batch_is_skipped_and_counted_and_the_run_goes_on(settings: Settings) -> None:
+    class Poisoned(Trainer):
+        def advance(self, batch: dict[str, Tensor]) -> Any:
+            with pytest.MonkeyPatch.context() as patch:
+                if self.step in (2, 3):
+                    poison_frames(self.updater, patch)
+                return super().advance(batch)
+
+    trainer = Poisoned(settings(max_steps=5, log_every=5))
+    trainer.draw = lambda: []  # type: ignore[method-assign]
+    trainer.run()
+    trainer.close()
+    assert trainer.skipped.total == 2 and trainer.skipped.in_row == 0 and trainer.step == 5
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run_with_a_diagnosis(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aime.training.guard.MAX_SKIPPED", 4)  # test_guard.py counts to twenty
+
+    class Poisoned(Trainer):
+        def advance(self, batch: dict[str, Tensor]) -> Any:
+            with pytest.MonkeyPatch.context() as patch:
+                if self.step >= 3:
+                    poison_loss(self.updater, patch, "attention_loss")
+                return super().advance(batch)
+
+    trainer = Poisoned(settings(max_steps=100, checkpoint_every=3))
+    with pytest.raises(TrainingError) as caught:
+        trainer.run()
+    trainer.close()
+    assert trainer.step == 7
+    for words in ("at step 7: 4 steps", "attention_loss", "good checkpoint is", "step-00000006", "--learning-rate"):
+        assert words in str(caught.value)
+    assert "perceiver_loss" not in str(caught.value)

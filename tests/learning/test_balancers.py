@@ -324,16 +324,18 @@ def test_a_balancer_without_its_solver_says_what_to_install() -> None:
 
 @pytest.mark.usefixtures("storage")
 def test_one_tensor_handed_out_as_two_gradients_is_not_overwritten_twice() -> None:
-    p, q, alone = (nn.Parameter(torch.randn(3)) for _ in range(3))
-    reach = {"a": [p, q, alone], "b": [p, q]}
+    p, q, alone, other = (nn.Parameter(torch.randn(3)) for _ in range(4))
+    reach = {"a": [p, q, alone, other], "b": [p, q]}
     balancer = GradientBalancer(reach, BalancerConfig(balancer="sum", objective_weights=(2.0, 1.0, 1.0, 1.0)))
     x = torch.randn(3)
-    balancer.backward({"a": ((p + q + alone) * x).sum(), "b": (p - 3 * q).sum()})
-    assert p.grad is not None and q.grad is not None and alone.grad is not None
+    balancer.backward({"a": ((p + q + alone + other) * x).sum(), "b": (p - 3 * q).sum()})
+    assert p.grad is not None and q.grad is not None and alone.grad is not None and other.grad is not None
     torch.testing.assert_close(p.grad, 2 * x + 1)
     torch.testing.assert_close(q.grad, 2 * x - 3)
     torch.testing.assert_close(alone.grad, 2 * x)
-    assert len({p.grad.data_ptr(), q.grad.data_ptr(), alone.grad.data_ptr()}) == 3, "clipping would scale one twice"
+    torch.testing.assert_close(other.grad, 2 * x)
+    places = {gradient.data_ptr() for gradient in (p.grad, q.grad, alone.grad, other.grad)}
+    assert len(places) == 4, "clipping would scale one twice"
 
 
 def test_losses_may_come_in_order_and_frozen_parameters_stay_out() -> None:

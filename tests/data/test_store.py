@@ -76,7 +76,7 @@ def test_only_so_many_shards_stay_open(tmp_path: Path) -> None:
     store = make_store(tmp_path, [2] * 40, shard_bytes=1)
     for id in range(40):
         assert store.episode(id)["pixels"][0, 0, 0, 0] == id
-    assert len(store._files) <= 32
+    assert len(store._opened) <= 32
     assert store.episode(0)["pixels"][0, 0, 0, 0] == 0
 
 

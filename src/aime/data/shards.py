@@ -299,15 +299,17 @@ def read_whole_shard(path: Path) -> WholeShard:
     return WholeShard(info, columns, shard, episodes)
 
 
-def read_rows(file: h5py.File, path: Path, columns: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+def read_rows(
+    opened: Mapping[str, h5py.Dataset], path: Path, columns: Sequence[str], start: int, stop: int
+) -> dict[str, np.ndarray]:
     """Rows start to stop of some columns of an open shard.
 
     Raises:
         DataError: the file is damaged there.
     """
     try:
-        return {name: file[name][start:stop] for name in columns}
-    except (OSError, KeyError, RuntimeError) as error:
+        return {name: opened[name][start:stop] for name in columns}
+    except (OSError, RuntimeError) as error:
         raise DataError(
             f"{path} is damaged: frames {start} to {stop} cannot be read ({error}); it was left as it is. "
             "Restore it from a copy, or collect again into another folder"

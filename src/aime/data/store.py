@@ -38,7 +38,7 @@ class EpisodeStore:
         self.index = index
         self._splits = assign_splits(index.episodes)
         self._by_id = {episode.id: episode for episode in index.episodes}
-        self._files: OrderedDict[str, h5py.File] = OrderedDict()
+        self._opened: OrderedDict[str, Mapping[str, h5py.Dataset]] = OrderedDict()
         self._owner = os.getpid()
 
     @classmethod
@@ -166,16 +166,16 @@ class EpisodeStore:
         for name in names:
             if name not in self.index.columns:
                 raise unknown("column", name, self.columns)
-        file = self._open(record.shard)
-        return read_rows(file, self.path / record.shard, names, record.offset + start, record.offset + stop)
+        opened = self._open(record.shard)
+        return read_rows(opened, self.path / record.shard, names, record.offset + start, record.offset + stop)
 
     def close(self) -> None:
         """Closes the shards; reading opens them again."""
         if self._owner == os.getpid():
-            for file in self._files.values():
-                file.close()
+            while self._opened:
+                _close_one(self._opened)
         # The handles of a parent process are not ours to close.
-        self._files = OrderedDict()
+        self._opened = OrderedDict()
         self._owner = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -184,24 +184,25 @@ class EpisodeStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"], state["index"])  # type: ignore[misc]
 
-    def _open(self, shard: str) -> h5py.File:
+    def _open(self, shard: str) -> Mapping[str, h5py.Dataset]:
         if self._owner != os.getpid():
             self.close()
-        file = self._files.get(shard)
-        if file is None:
+        opened = self._opened.get(shard)
+        if opened is None:
             path = self.path / shard
             try:
                 # No locks: shards are never written again, and network file systems often cannot lock.
                 file = h5py.File(path, "r", locking=False, rdcc_nbytes=512 * 1024)
-            except OSError as error:
+                opened = {name: file[name] for name in self.columns}
+            except (OSError, KeyError) as error:
                 raise DataError(
                     f"{path} cannot be opened: it is missing, truncated or foreign ({error}); it was left as it is"
                 ) from error
-            self._files[shard] = file
-            if len(self._files) > _OPEN_SHARDS:
-                self._files.popitem(last=False)[1].close()
-        self._files.move_to_end(shard)
-        return file
+            self._opened[shard] = opened
+            if len(self._opened) > _OPEN_SHARDS:
+                _close_one(self._opened)
+        self._opened.move_to_end(shard)
+        return opened
 
     def _refuse(self, findings: Sequence[str | None]) -> None:
         wrong = [finding for finding in findings if finding]
@@ -210,6 +211,14 @@ class EpisodeStore:
                 f"{self.path} is not whole: {'; '.join(wrong)}. Nothing was changed: restore what is named from a "
                 "copy, or collect into another folder"
             )
+
+
+def _close_one(opened: OrderedDict[str, Mapping[str, h5py.Dataset]]) -> None:
+    """Closes the shard that was not read for longest."""
+    _, columns = opened.popitem(last=False)
+    for column in columns.values():
+        column.file.close()
+        return
 
 
 class StoreWriter:

@@ -37,6 +37,7 @@ class Flag:
     takes: int | None
     choices: tuple[str, ...] = ()
     positional: bool = False
+    required: bool = False
 
     @property
     def name(self) -> str:
@@ -53,7 +54,8 @@ def flags_of(settings: type) -> dict[str, Flag]:
             flags |= flags_of(hint)  # type: ignore[arg-type]
         elif field.init:
             flag = _flag(field.name, hint)
-            flags[flag.name] = flag
+            required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            flags[flag.name] = dataclasses.replace(flag, required=required)
     return flags
 
 
@@ -82,6 +84,7 @@ def look_over(flags: dict[str, Flag], argv: Sequence[str], prog: str) -> None:
     named = {name: flag for name, flag in flags.items() if not flag.positional}
     switches_off = {"--no-" + name[2:]: flag for name, flag in named.items() if flag.takes == 0}
     places = deque(flag for flag in flags.values() if flag.positional)
+    missing = {name for name, flag in named.items() if flag.required}
     tokens = deque(argv)
     while tokens:
         token = tokens.popleft()
@@ -97,14 +100,16 @@ def look_over(flags: dict[str, Flag], argv: Sequence[str], prog: str) -> None:
         flag = named.get(name) or switches_off.get(name)
         if flag is None:
             raise _unknown_flag(name, [*named, *switches_off] if name.startswith("--no-") else list(named), prog)
+        missing.discard(flag.name)
         values = [value] if equals else []
         while tokens and not equals and not tokens[0].startswith("--") and len(values) != flag.takes:
             values.append(tokens.popleft())
         _check(flag, values)
         if flag.takes == 0 and tokens and tokens[0].lower() in ("true", "false", "yes", "no", "0", "1", "on", "off"):
             raise ConfigError(f"{name} is a switch and takes no value: --{flag.name[2:]} or --no-{flag.name[2:]}")
-    if places:
-        raise ConfigError(f"{prog} needs a {places[0].field.upper()}; {prog} --help shows how the command is called")
+    needs = [place.field.upper() for place in places if place.required] + [name for name in named if name in missing]
+    if needs:
+        raise ConfigError(f"{prog} needs {' and '.join(needs)}; {prog} --help shows how the command is called")
 
 
 def _unknown_flag(name: str, valid: list[str], prog: str) -> ConfigError:

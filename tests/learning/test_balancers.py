@@ -73,13 +73,18 @@ def flat_grad(parameters: list[nn.Parameter]) -> Tensor:
     return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).double()
 
 
-@pytest.fixture(params=["joined", "apart", "chunked"])
+@pytest.fixture(params=["joined", "apart", "chunked", "as on an accelerator"])
 def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same mathematics whether small parameters are joined, kept apart, or cut into chunks."""
+    """The same mathematics whether small parameters are joined, kept apart, or cut into chunks.
+
+    And whether the coefficients are plain numbers, or tensors that the host does not read.
+    """
     if request.param != "joined":
         monkeypatch.setattr(rows, "JOIN_BELOW", 0)
     if request.param == "chunked":
         monkeypatch.setattr(rows, "CHUNK_PER_THREAD", 7)
+    if request.param == "as on an accelerator":
+        monkeypatch.setattr(rows, "coefficients", lambda weights: list(weights.float()))
 
 
 @pytest.mark.usefixtures("storage")
@@ -101,6 +106,7 @@ def test_rgb_equals_the_equations_on_whole_vectors() -> None:
     np.testing.assert_allclose(np.sort(consensus), np.sort(d), atol=1e-5)
 
 
+@pytest.mark.usefixtures("storage")
 def test_a_parameter_that_one_objective_reaches_takes_its_gradient_as_it_is() -> None:
     net = Net()
     for name, weight in (("rgb", 1.0), ("rgb", 0.25), ("upgrad", 1.0), ("mean", 3.0)):
@@ -141,6 +147,7 @@ def test_sum_is_the_gradient_of_the_summed_loss() -> None:
     torch.testing.assert_close(flat_grad([*net.shared(), *net.head.parameters()]), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("storage")
 @pytest.mark.parametrize("how", ["absent", "constant", "zero", "nan"])
 def test_an_objective_without_a_gradient_has_no_say(how: str) -> None:
     net, other = Net(), Net()
@@ -165,6 +172,7 @@ def test_an_objective_without_a_gradient_has_no_say(how: str) -> None:
     assert torch.isfinite(first.state_dict()["consensus"]).all()
 
 
+@pytest.mark.usefixtures("storage")
 def test_an_objective_that_is_not_finite_where_it_is_alone_is_silent_everywhere() -> None:
     net = Net()
     balancer = GradientBalancer(net.reach(), BalancerConfig())

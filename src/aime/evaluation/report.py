@@ -225,7 +225,7 @@ def _digits(metric: str) -> int:
 
 
 def _number(value: float, digits: int) -> str:
-    text = f"{value:.{digits}f}"
+    text = f"{value:.{0 if abs(value) >= 100 else digits}f}"
     return "–" if math.isnan(value) else text.removeprefix("-") if float(text) == 0 else text
 
 

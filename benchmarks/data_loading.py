@@ -48,7 +48,7 @@ def main() -> None:
             rate, grown = measure(BatchStream(dataset, args.batch_size, seed=0, workers=workers), args)
             print(
                 f"{workers} workers: {rate:,.0f} windows of {args.sequence_length} frames a second, "
-                f"{rate / eaten:,.0f} times what training eats; memory grew by {grown:+.1f} MB over {rate * args.seconds:,.0f} windows"
+                f"{rate / eaten:,.0f} times what training eats; memory grew by {grown:+.1f} MB meanwhile"
             )
 
 

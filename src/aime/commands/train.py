@@ -81,10 +81,9 @@ def settings(argv: Sequence[str], *, root: Path, prog: str = "aime train") -> Tr
         if there is None:
             return replace(_plain(asked), run_dir=folder)
         mine = _plain(asked if start is not None else _parse(argv, there, prog))
-        contradicted = _contradicted(there, mine)
-        if asked.run_dir is not None or not contradicted:
+        if asked.run_dir is not None or _goes_on(folder, there, mine):
             return replace(mine, run_dir=folder)  # the trainer refuses a named folder that does not fit
-        log.info("%s holds a run with another %s, so this is a new run", folder, ", ".join(contradicted))
+        log.info("%s holds a run with other settings, so this run gets a folder beside it", folder)
     raise AssertionError("the folders never end")
 
 
@@ -127,11 +126,12 @@ def _folders(root: Path, env: str) -> Iterator[Path]:
     yield from (root / f"{env}-{n}" for n in count(2))
 
 
-def _contradicted(there: TrainConfig, mine: TrainConfig) -> list[str]:
-    """Names of the settings that keep a run from going on under mine."""
-    from aime.training.config_file import differences
-    from aime.training.runs import CHANGEABLE
+def _goes_on(folder: Path, there: TrainConfig, mine: TrainConfig) -> bool:
+    """Whether the run in a folder can be continued under mine, and is what mine asks for."""
+    from aime.training.runs import RunFolder, require_same_run
 
-    ignore = CHANGEABLE | ({"precision"} if mine.precision == "auto" else set())
-    names = list(differences(there, mine, ignore=ignore))
-    return [*names, "load_checkpoint"] if there.load_checkpoint != mine.load_checkpoint else names
+    try:
+        require_same_run(RunFolder(folder), there, mine)
+    except ConfigError:
+        return False
+    return there.load_checkpoint == mine.load_checkpoint

@@ -47,13 +47,22 @@ class ImportFlags:
     measure_actions: bool = False
     """Take the lowest and highest action in the data for their bounds; videos do so unless bounds are given."""
     action_leads: Literal["auto", "after", "before"] = "auto"
-    """Was a row's action taken after its frame, or did it lead to it, as in Dreamer's .npz? auto: as the format says."""
+    """Was a row's action taken after its frame, or did it lead there, as in Dreamer's files? auto: the format says."""
     task: str | None = None
     """What to call the task; by default what the source says, or the name of the store."""
     time_step: float | None = None
     """Seconds from one frame to the next, where the source does not say or is wrong."""
     episodes: int | None = None
     """Take the first so many episodes only."""
+
+    def __post_init__(self) -> None:
+        self.config()
+
+    def config(self) -> ImportConfig:
+        """The flags as the import takes them."""
+        leads = None if self.action_leads == "auto" else self.action_leads
+        out = self.out or Path("data") / self.source.resolve().stem
+        return ImportConfig(**vars(self) | {"out": out, "action_leads": leads})
 
 
 @dataclass(frozen=True)
@@ -103,11 +112,7 @@ def _formats() -> str:
 
 def _import(argv: Sequence[str]) -> int:
     flags = parse(ImportFlags, argv, prog="aime data import")
-    own = vars(flags) | {
-        "out": flags.out or Path("data") / flags.source.resolve().stem,
-        "action_leads": None if flags.action_leads == "auto" else flags.action_leads,
-    }
-    config = ImportConfig(**own)
+    config = flags.config()
     with _bar(f"import {flags.source.name}") as tell:
         store = import_data(config, tell)
     print(_describe(store))

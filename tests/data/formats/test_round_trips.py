@@ -11,7 +11,7 @@ from aime.data.formats.exporting import ExportConfig, export_data
 from aime.data.formats.importing import ImportConfig, import_data
 from aime.data.formats.registry import FORMATS, guess_format, writable
 from aime.data.store import EpisodeStore
-from tests.data.formats.scenes import psnr
+from tests.data.formats.scenes import psnr, write_store
 
 LOSSLESS = ["npz", "minari", "swm", "robomimic"]
 LOSSY = ["video", "lerobot"]
@@ -66,6 +66,14 @@ def test_video_formats_bring_actions_back_exactly_and_frames_alike(
 def test_lerobot_keeps_the_state(store: EpisodeStore, tmp_path: Path) -> None:
     _, back = journey(store, "lerobot", tmp_path)
     np.testing.assert_array_equal(back.episode(1)["state"], store.episode(1)["state"])
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_episodes_of_two_frames(tmp_path: Path, name: str) -> None:
+    """Fewer than an encoder holds back before it writes the first."""
+    store = write_store(tmp_path / "store", [2, 2, 2], size=16)
+    _, back = journey(store, name, tmp_path)
+    assert [record.length for record in back.episodes] == [2, 2, 2]
 
 
 def test_chosen_episodes_only(store: EpisodeStore, tmp_path: Path) -> None:

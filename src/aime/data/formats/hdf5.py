@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aime.data.shards import CHUNK_FRAMES, _ShardFile, full_disk
+from aime.data.shards import CHUNK_FRAMES, _ShardFile
 from aime.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -22,7 +22,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """An HDF5 file to read.
 
     Raises:
-        DataError: it is missing, truncated or foreign.
+        DataError: it is missing, truncated or foreign, or what is read of it in the block is damaged.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
@@ -31,7 +31,10 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         raise DataError(f"{path} is truncated or foreign: it cannot be read as HDF5 ({error})") from error
     with file:
-        yield file
+        try:
+            yield file
+        except (OSError, KeyError, RuntimeError) as error:  # any of them may come of damaged bytes
+            raise DataError(f"{path} is damaged or foreign ({error}); it was left as it is") from error
 
 
 def find(group: h5py.Group, key: str) -> h5py.Dataset:
@@ -118,11 +121,8 @@ class NewFile:
 
     def __init__(self, path: Path, **options: Any) -> None:
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._raw = _ShardFile(path, "w+")
-        except OSError as error:
-            raise full_disk(path, error) from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._raw = _ShardFile(path, "w+")
         self.h5 = h5py.File(self._raw, "w", **options)
 
     def put(self, group: h5py.Group, name: str, array: np.ndarray) -> None:
@@ -132,10 +132,10 @@ class NewFile:
         group.create_dataset(name, data=array, **packed, **({"compression_opts": 4} if picture else {}))
 
     def check(self) -> None:
-        """Raises DataError if anything could not be written."""
+        """Raises OSError if anything could not be written."""
         self.h5.flush()
         if self._raw.failed is not None:
-            raise full_disk(self.path, self._raw.failed)
+            raise self._raw.failed
 
     def close(self) -> None:
         """Finishes the file."""
@@ -144,7 +144,7 @@ class NewFile:
         failed = self._raw.failed
         self._raw.close()
         if failed is not None:
-            raise full_disk(self.path, failed)
+            raise failed
 
     def discard(self) -> None:
         """Closes the file, whatever it holds."""

@@ -81,7 +81,7 @@ class LeRobotWriter(Writer):
 
     def _write_video(self, pixels: np.ndarray) -> tuple[int, int]:
         """Number of the file, and the frame of it at which the episode begins."""
-        if self._video is not None and self._video.path.stat().st_size > _VIDEO_MB * 1e6:
+        if self._video is not None and self._video.bytes > _VIDEO_MB * 1e6:
             self._video.close()
             self._video = None
             self._files["video"] += 1

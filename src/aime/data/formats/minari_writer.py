@@ -17,6 +17,9 @@ from aime.data.formats.minari import MAIN, METADATA
 from aime.data.formats.passport import PASSPORT, Tail, episode_passport, info_passport
 from aime.data.index import StoreInfo
 
+MINARI_VERSION = "0.5.0"
+"""Whose layout this is; Minari refuses versions that it does not list, and lists every earlier one."""
+
 
 class MinariWriter(Writer):
     """Writes a folder that Minari loads by its path: frames and other columns as a dictionary of observations."""
@@ -50,8 +53,8 @@ class MinariWriter(Writer):
         self._file.close()
         kept = {name: column for name, column in self.columns.items() if name not in ("action", "reward", "is_first")}
         metadata = {
-            "dataset_id": f"{re.sub(r'[^0-9A-Za-z_.-]', '-', self.info.task)}-v0",
-            "minari_version": ">=0.5",
+            "dataset_id": f"{re.sub(r'[^0-9A-Za-z_-]', '-', self.info.task)}-v0",
+            "minari_version": MINARI_VERSION,
             "data_format": "hdf5",
             "jpeg_encoding": False,
             "total_episodes": episodes,

@@ -60,7 +60,7 @@ def decode(path: Path, start: float = 0.0, count: int | None = None) -> Iterator
 def _open(path: Path) -> Any:
     try:
         return av.open(str(path))
-    except (OSError, av.error.FFmpegError) as error:
+    except (OSError, ValueError, av.error.FFmpegError) as error:  # ValueError: its texts are not UTF-8
         raise DataError(f"{path} is missing, truncated or foreign: it cannot be read as video ({error})") from error
 
 
@@ -97,6 +97,11 @@ class VideoWriter:
         self._stream.height = self._stream.width = size
         self._stream.pix_fmt = self.pixel_format
         self.frames = 0
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file so far; the encoder holds some frames back."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def write(self, frames: np.ndarray) -> None:
         """Adds frames (T, size, size, 3) uint8; the first can be decoded without those before it."""

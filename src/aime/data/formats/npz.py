@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +23,8 @@ from aime.data.index import StoreInfo
 from aime.errors import DataError
 
 _IMAGES = ("image", "pixels", "observation", "rgb")
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise on reading bytes that are not what they should be."""
 _MARKS = ("is_first", "is_last", "is_terminal", "discount", "stepid", "consec")
 """Keys that Dreamer keeps for itself; a store derives what it needs of them."""
 
@@ -69,10 +72,12 @@ class NpzReader(Reader):
                         if name in ("action", "reward") or is_extra(name, array, frames)
                     }
                     image = _load(path, file, camera)
+                    if image.ndim < 3:
+                        raise DataError(f"{path}: key {camera} holds no frames: its shape is {image.shape}")
                     if len(image) != frames:
                         raise DataError(f"{path}: {len(image)} rows of {camera} and {frames} of action")
                     columns["pixels"] = self.options.fit.stack(image, f"{path}: key {camera}")
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise DataError(f"{path} is truncated or foreign: it cannot be read as .npz ({error})") from error
         said = self._said.get(path.name, {})
         starts = sorted({0, *np.flatnonzero(first).tolist()})
@@ -90,10 +95,10 @@ class NpzReader(Reader):
         raise DataError(f"{path} has no frames under {' or '.join(wanted)}; it has {', '.join(keys)}; choose --camera")
 
 
-def _load(path: Path, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+def _load(path: Path, file: Any, key: str) -> np.ndarray:
     try:
         array = file[key]
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGED as error:
         raise DataError(f"{path}: key {key} cannot be read ({error}); it was left as it is") from error
     if array.ndim == 0 and not key.startswith("log_"):
         raise DataError(f"{path}: key {key} holds one value; a row for each frame is needed")

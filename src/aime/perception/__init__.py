@@ -1,4 +1,4 @@
-"""Perception: frames become codes, a causal context, features for attention and the posterior, and come back as frames."""
+"""Perception: frames become codes, a causal context and features for attention and the posterior, and come back."""
 
 from aime.perception.decoder import FrameDecoder
 from aime.perception.encoder import FrameEncoder, FrameFeatures

@@ -55,23 +55,17 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
-class ResidualBlock(nn.Module):
-    """x + conv(act(conv(act(norm(x))))), whose branch starts at zero so that a fresh stack passes its input on.
+class ResidualBlock(nn.Sequential):
+    """x + conv(act(conv(act(norm(x))))), whose branch starts at zero so that a fresh stack passes its input on."""
 
-    `normalise` off leaves out the norm, which at high resolution costs as much as a convolution.
-    """
-
-    def __init__(self, channels: int, *, normalise: bool = True) -> None:
-        super().__init__()
-        self.norm = group_norm(channels) if normalise else nn.Identity()
-        self.act = nn.SiLU()
-        self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+    def __init__(self, channels: int) -> None:
+        last = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        nn.init.zeros_(last.weight)
+        first = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        super().__init__(group_norm(channels), nn.SiLU(), first, nn.SiLU(), last)
 
     def forward(self, x: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n channels h w"]:
-        return x + self.conv2(self.act(self.conv1(self.act(self.norm(x)))))
+        return x + super().forward(x)
 
 
 class Upsample(nn.Module):

@@ -1,12 +1,17 @@
-"""From a latent state and an attention map to a frame: p(o[t] | z[t], A[t]) (design law: no encoder feature gets here)."""
+"""From a latent state and an attention map to a frame: p(o[t] | z[t], A[t]).
+
+A dream uses nothing of what it dreams: no feature of the encoder ever gets here.
+"""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aime.perception.blocks import PositionBias, ResidualBlock, Upsample, require_multiple_of_16
+from aime.perception.blocks import PositionBias, ResidualBlock, Upsample, group_norm, require_multiple_of_16
 
 
 def resize_matrix(size: int, new_size: int) -> Float[Tensor, "{new_size} {size}"]:
@@ -68,15 +73,15 @@ class FrameDecoder(nn.Module):
         widths = [4 * channels, 2 * channels, channels, max(8, channels // 2)]
         grids = [self.base_grid * 2**i for i in range(4)]
         self.from_latent = nn.Linear(latent_dim, self.base_channels * self.base_grid**2)
+        self.norms = nn.ModuleList(group_norm(c) for c in widths)
         self.positions = nn.ModuleList(PositionBias(c, g) for c, g in zip(widths, grids, strict=True))
         self.precisions = nn.ModuleList(Precision(c, attention_grid, g) for c, g in zip(widths, grids, strict=True))
         self.refine = nn.ModuleList([nn.Identity(), ResidualBlock(widths[1]), ResidualBlock(widths[2]), nn.Identity()])
-        self.up = nn.ModuleList(Upsample(a, b) for a, b in zip(widths, [*widths[1:], 3], strict=True))
+        to_pixels = Upsample(widths[-1], 3)
+        nn.init.normal_(to_pixels.conv.weight, std=1e-3)
+        nn.init.zeros_(to_pixels.conv.bias)  # type: ignore[arg-type]
+        self.up = nn.ModuleList([*(Upsample(a, b) for a, b in pairwise(widths)), to_pixels])
         self.act = nn.SiLU()
-        last = self.up[-1].conv
-        nn.init.normal_(last.weight, std=1e-3)
-        nn.init.zeros_(last.bias)
-        self.to(memory_format=torch.channels_last)
 
     def forward(
         self, latents: Float[Tensor, "n latent"], attention_map: Float[Tensor, "n grid grid"]
@@ -88,6 +93,7 @@ class FrameDecoder(nn.Module):
         relative = attention_map * attention_map.shape[-1] * attention_map.shape[-2]
         x = self.from_latent(latents).unflatten(1, (self.base_channels, self.base_grid, self.base_grid))
         x = x.contiguous(memory_format=torch.channels_last)
-        for position, precision, refine, up in zip(self.positions, self.precisions, self.refine, self.up, strict=True):
-            x = up(self.act(precision(refine(position(x)), relative)))
+        stages = zip(self.norms, self.positions, self.precisions, self.refine, self.up, strict=True)
+        for norm, position, precision, refine, up in stages:
+            x = up(self.act(precision(refine(position(norm(x))), relative)))
         return 0.5 + x.float()

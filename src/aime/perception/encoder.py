@@ -25,7 +25,7 @@ class FrameEncoder(nn.Module):
     """Convolutions with coordinates; each frame on its own.
 
     A 4×4 stem of stride 3 gives the attention grid G = (image_size - 4) // 3 + 1 (21 for 64×64 frames); two strided
-    stages follow, whose last grid is flattened rather than pooled, so that where a small body is stays in the embedding.
+    stages follow, whose last grid is flattened rather than pooled, so that the embedding knows where a small body is.
 
     Attributes: `grid_channels` (channels of the grid) and `grid_size` (G).
     Raises `ConfigError` for an `image_size` that is not a multiple of 16.
@@ -40,7 +40,7 @@ class FrameEncoder(nn.Module):
         quarter = (half + 1) // 2
         self.stem = nn.Conv2d(3, channels, kernel_size=4, stride=3)
         self.position = PositionBias(channels, self.grid_size)
-        self.fine = ResidualBlock(channels, normalise=False)
+        self.fine = ResidualBlock(channels)
         self.coarse = nn.Sequential(
             nn.SiLU(),
             nn.Conv2d(channels, 2 * channels, kernel_size=3, stride=2, padding=1),
@@ -53,7 +53,6 @@ class FrameEncoder(nn.Module):
             nn.Flatten(),
         )
         self.to_embedding = nn.Linear(2 * channels * quarter * quarter, embed_dim)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, frames: Float[Tensor, "n 3 h w"]) -> FrameFeatures:
         """Frames in [0, 1] to their features."""

@@ -40,10 +40,9 @@ class PerceiverCache:
             self.keys_values.repeat_interleave(repeats, dim=0), self.visible.repeat_interleave(repeats, dim=0)
         )
 
-    def to(self, *args: torch.device | torch.dtype | str) -> PerceiverCache:
-        """Move, as `Tensor.to`; a dtype changes the keys and values only."""
-        keys_values = self.keys_values.to(*args)
-        return PerceiverCache(keys_values, self.visible.to(keys_values.device))
+    def to(self, device: torch.device | str) -> PerceiverCache:
+        """The same memory on another device."""
+        return PerceiverCache(self.keys_values.to(device), self.visible.to(device))
 
     def detach(self) -> PerceiverCache:
         """The same memory without its gradient."""

@@ -90,7 +90,6 @@ class VQTokenizer(nn.Module):
         self.register_buffer("idle", torch.full((codebook_size,), IDLE_BATCHES, dtype=torch.int64))
         self.usage: Tensor
         self.idle: Tensor
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, frames: Float[Tensor, "n 3 h w"]) -> TokenizerOutput:
         """Frames in [0, 1] to codes and back. In train mode the codebook follows the features."""

@@ -1,5 +1,5 @@
 """Episodes of video and actions: collected, kept, and read as windows.
 
-`collect` (with `policies`, `simulation`, `frames`, `rendering`, `workers`) makes them; `store` (with `episodes`, `shards`,
-`index`) keeps them; `dataset` gives them to training. `formats` brings them from elsewhere and takes them there.
+`collect` (with `policies`, `simulation`, `frames`, `rendering`, `workers`) makes them; `store` (with `episodes`,
+`shards`, `index`) keeps them; `dataset` gives them to training. `formats` brings them from elsewhere and back.
 """

@@ -51,10 +51,10 @@ def _actions(episode: Episode) -> np.ndarray:
         raise DataError(f"{episode.name}: key action holds one {action.dtype} a frame; AIME takes vectors of numbers")
     if action.dtype.kind not in "fiu" or action.ndim not in (1, 2) or action.shape[-1] == 0:
         raise DataError(f"{episode.name}: key action must be (frames, numbers), found {action.dtype} {action.shape}")
-    if frames < 2 or len(action) not in (frames, frames - 1):
+    if len(action) not in (frames, frames - 1):
         raise DataError(
-            f"{episode.name}: {len(action)} actions for {frames} frames; there must be two frames or more, and an "
-            "action for each, or for each but the last"
+            f"{episode.name}: {len(action)} actions for {frames} frames; there must be one for each, or for each but "
+            "the last"
         )
     return action.reshape(len(action), -1).astype(np.float64)
 

@@ -50,7 +50,7 @@ def export_data(config: ExportConfig, tell: Tell | None = None) -> Path:
     with appearing(config.out) as path:
         writer = open_writer(config.format, path, store.index.info, store.index.columns)
         if not writer.lossless:
-            log.info("frames are stored as lossy video, actions and rewards exactly; other columns may be left out")
+            log.info("frames are stored as lossy video, actions and rewards exactly")
         try:
             for count, record in enumerate(records, start=1):
                 writer.add(store.episode(record.id), record)

@@ -38,14 +38,23 @@ class ImportConfig:
     image_size: int | None = None
     """Height and width of the store's frames."""
     crop: bool = False
+    """Cut the middle square out of wide frames, rather than squeeze them."""
     camera: str | None = None
+    """Which of several cameras."""
     action_low: Sequence[float] = ()
+    """Lowest action in the source's units: one number for all, or one for each."""
     action_high: Sequence[float] = ()
+    """Highest action."""
     measure_actions: bool = False
+    """Take the bounds of the actions from the data."""
     action_leads: Leads | None = None
+    """Whether a row's action follows its frame or led to it; as the format has it where it is not given."""
     task: str | None = None
+    """What to call the task, rather than what the source does."""
     time_step: float | None = None
+    """Seconds from one frame to the next, rather than what the source says."""
     episodes: int | None = None
+    """Import so many only."""
 
     def __post_init__(self) -> None:
         size = self.image_size

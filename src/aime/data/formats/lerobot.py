@@ -86,10 +86,22 @@ class LeRobotReader(Reader):
 
     def _read_places(self) -> list[dict[str, Any]]:
         files = sorted((self.source / "meta" / "episodes").glob("*/*.parquet"))
-        places = [row for file in files for row in self._table(file, None, None).to_pylist()]
+        places = [row for file in files for row in self._places_in(file)]
         if not places:
             raise DataError(f"{self.source / 'meta/episodes'} says of no episode where it is")
         return sorted(places, key=lambda place: int(place["episode_index"]))
+
+    def _places_in(self, file: Path) -> list[dict[str, Any]]:
+        """Rows of one file, without the many columns of statistics."""
+        try:
+            names = [name for name in self._parquet.read_schema(file).names if not name.startswith("stats/")]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} is truncated or foreign ({error}); it was left as it is") from error
+        rows: list[dict[str, Any]] = self._table(file, names, None).to_pylist()
+        missing = {"episode_index", "length"} - set(names)
+        if missing:
+            raise DataError(f"{file} has no column {sorted(missing)[0]}; it has {', '.join(names[:12])}")
+        return rows
 
     def _read(self, place: dict[str, Any], pixels: bool) -> Episode:
         number, frames = int(place["episode_index"]), int(place["length"])
@@ -150,7 +162,7 @@ class LeRobotReader(Reader):
             ) from error
         return self.source / name
 
-    def _table(self, path: Path, columns: list[str] | None, where: tuple[str, str, int] | None) -> Any:
+    def _table(self, path: Path, columns: list[str], where: tuple[str, str, int] | None) -> Any:
         try:
             filters = None if where is None else [where]
             return self._parquet.read_table(path, columns=columns, filters=filters)

@@ -12,7 +12,6 @@ import numpy as np
 
 from aime.errors import DataError
 
-SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm")
 QUALITY = "8"
 """H.264's constant rate factor. At 64×64 pixels it keeps humanoid-walk at 44 dB with colours at full resolution
 (yuv444p); at half resolution, as is usual, it would be 32 dB."""

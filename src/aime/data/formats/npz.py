@@ -127,7 +127,7 @@ class NpzWriter(Writer):
             "is_terminal": np.zeros(frames, bool),
             "discount": np.ones(frames, np.float32),
         }
-        np.savez_compressed(self.path / name, allow_pickle=False, **content)  # type: ignore[arg-type]
+        np.savez_compressed(self.path / name, **content)  # type: ignore[arg-type]
         tail = Tail(columns["action"][-1], float(columns["reward"][-1]))
         self._episodes[name] = episode_passport(record, tail)
 

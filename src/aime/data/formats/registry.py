@@ -14,7 +14,7 @@ from aime.data.formats.hdf5 import open_hdf5
 from aime.data.index import INDEX_NAME, StoreInfo
 from aime.errors import ConfigError, DataError, unknown
 
-_VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _of_folder(source: Path) -> str | None:
     names = [path.name.lower() for path in source.iterdir()]
     if any(name.endswith(".npz") for name in names):
         return "npz"
-    if any(name.endswith(_VIDEOS) for name in names):
+    if any(name.endswith(VIDEO_SUFFIXES) for name in names):
         return "video"
     return "rlds" if next(source.rglob("*.tfrecord*"), None) is not None else None
 
@@ -126,7 +126,7 @@ def _of_file(source: Path) -> str | None:
         return "rlds"
     if name.endswith(".npz"):
         return "npz"
-    if name.endswith(_VIDEOS):
+    if name.endswith(VIDEO_SUFFIXES):
         return "video"
     if not name.endswith(HDF5_SUFFIXES):
         return None

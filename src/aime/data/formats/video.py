@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,10 +18,13 @@ import numpy as np
 
 from aime.data.episodes import EpisodeRecord
 from aime.data.formats.episode import Columns, Episode, Reader, ReadOptions, SourceInfo, Writer
-from aime.data.formats.mp4 import SUFFIXES, VideoWriter, decode, frame_rate, whole_rate
+from aime.data.formats.mp4 import VideoWriter, decode, frame_rate, whole_rate
 from aime.data.formats.passport import PASSPORT, episode_passport, from_passport, info_passport, read_json
+from aime.data.formats.registry import VIDEO_SUFFIXES
 from aime.data.index import StoreInfo
 from aime.errors import DataError
+
+log = logging.getLogger("aime")
 
 _CLOCKS = ("frame", "frame_index", "index", "step", "t", "time", "timestamp")
 
@@ -29,7 +33,7 @@ def video_files(source: Path) -> list[Path]:
     """The videos of a folder, or the one that is named."""
     if source.is_file():
         return [source]
-    return sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in source.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
 
 
 class VideoReader(Reader):
@@ -41,7 +45,7 @@ class VideoReader(Reader):
         super().__init__(source, options)
         self._files = video_files(source)
         if not self._files:
-            raise DataError(f"{source} has no videos ({', '.join(SUFFIXES)})")
+            raise DataError(f"{source} has no videos ({', '.join(VIDEO_SUFFIXES)})")
         lonely = [path.name for path in self._files if not path.with_suffix(".csv").is_file()]
         if lonely:
             raise DataError(
@@ -118,6 +122,9 @@ class VideoFolderWriter(Writer):
     def __init__(self, path: Path, info: StoreInfo, columns: Mapping[str, Mapping[str, Any]]) -> None:
         super().__init__(path, info, columns)
         path.mkdir(parents=True)
+        left = sorted(set(columns) - {"pixels", "action", "reward", "is_first"})
+        if left:
+            log.info("a video has no place for %s: left out", ", ".join(left))
         self._video: VideoWriter | None = None
         self._episodes: dict[str, Any] = {}
 

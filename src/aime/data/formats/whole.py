@@ -18,6 +18,7 @@ Tell = Callable[[int, int, int | None], None]
 
 
 def refuse_taken(path: Path) -> None:
+    """Raises DataError if something lies at the path; an empty folder may."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise DataError(f"{path} exists already and is not overwritten; name another place with --out, or move it away")
 

@@ -20,7 +20,7 @@ from aime.config import DataConfig, TrainConfig, replace
 from aime.errors import CheckpointError, ConfigError, DataError, TrainingError
 from aime.training.checkpoint import BALANCER, MODEL, OPTIMIZER, load_checkpoint
 from aime.training.config_file import read_config, to_yaml
-from aime.training.locate import load_model, locate
+from aime.training.locate import load, locate
 from aime.training.metrics import MEASURED_HERE
 from aime.training.runs import RunFolder
 from aime.training.trainer import Trainer, train
@@ -243,7 +243,7 @@ def test_precision_is_resolved_once_and_kept(settings: Settings, monkeypatch: py
 def test_a_trained_model_loads_from_its_run_and_from_its_checkpoint(uninterrupted: Path) -> None:
     latest = locate(uninterrupted)
     for name in (uninterrupted, str(latest), uninterrupted / "checkpoints"):
-        model = load_model(name)
+        model = load(name)
         assert not model.training
         saved = load_file(latest / MODEL)
         assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())

@@ -1,6 +1,6 @@
 """From what a person names to a checkpoint: a run folder, a checkpoint folder, a bundled model or a hub name.
 
-`load_model` is `aime.load`.
+What `aime.load` is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BUNDLED = Path(aime.__file__).resolve().parents[2] / "pretrained"
 """Models that come with AIME: pretrained/<name>/ is a checkpoint folder, and `aime.load("<name>")` loads it."""
 
 
-def load_model(name: str | Path, device: str | torch.device = "cpu") -> WorldModel:
+def load(name: str | Path, device: str | torch.device = "cpu") -> WorldModel:
     """Load a trained model, in eval mode.
 
     Args:
@@ -38,7 +38,7 @@ def load_model(name: str | Path, device: str | torch.device = "cpu") -> WorldMod
 
 
 def locate(name: str | Path) -> Path:
-    """The checkpoint folder that a name stands for; see `load_model`."""
+    """The checkpoint folder that a name stands for; see `load`."""
     path = Path(name)
     if path.exists():
         if path.is_dir() and not is_checkpoint(path):

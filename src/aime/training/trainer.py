@@ -92,10 +92,11 @@ class Trainer:
             self.step, elapsed = self._restore(checkpoint)
         elif self.config.load_checkpoint is not None:
             load_checkpoint(locate(self.config.load_checkpoint)).restore_model(self.model)
-        broadcast_from_first(self.model.parameters(), self.world)
+        broadcast_from_first(self.model.state_dict().values(), self.world)
         if self.world.rank > 0:
             seed_everything(self.config.seed + 7919 * self.world.rank + 104729 * self.step)
-        self.pace = Pace(self.step, self._batch_clips * self.config.model.sequence_length, elapsed)
+        clips = self.config.data.batch_size * self.world.size
+        self.pace = Pace(self.step, clips * self.config.model.sequence_length, elapsed)
         self.log = self._open_log() if self.world.writes else None
         self._heldout = self._clips_to_look_at()
         self._newest = found
@@ -207,7 +208,7 @@ class Trainer:
     @property
     def epoch(self) -> float:
         """Passes over the data so far; a fraction counts."""
-        return self.step * self._batch_clips / len(self.stream.sampler.dataset)
+        return self.step / self.stream.batches_per_epoch
 
     @property
     def beta(self) -> float:
@@ -222,10 +223,6 @@ class Trainer:
     @property
     def _gpus(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []
-
-    @property
-    def _batch_clips(self) -> int:
-        return self.config.data.batch_size * self.world.size
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -255,7 +252,7 @@ class Trainer:
         asked = self.config.save_visualizations or self.config.visualize_attention
         drawn = self.draw() if self.step > began or asked else []
         if drawn:
-            log.info("pictures: %s", ", ".join(str(path) for path in drawn))
+            log.info("%d pictures are in %s", len(drawn), self.folder.pictures)
 
     # ------------------------------------------------------------------ setting up
 

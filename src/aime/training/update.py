@@ -76,7 +76,6 @@ class Updater:
             beta: weight of the KL terms.
         """
         self._set_rates(lr_factor)
-        broadcast_from_first(self.model.buffers(), self._world)
         self._guard.remember()
         with autocast(self.model.device, self._precision):
             losses, output = self.model.compute_total_loss(
@@ -98,6 +97,7 @@ class Updater:
             self._apply("discriminator", bad)
             self._critic_again(batch["observations"], output.reconstruction_mean.detach(), bad)
         self._guard.restore_if(bad)
+        broadcast_from_first(self.model.buffers(), self._world)
         return Outcome(scalars, finite, bad, balance)
 
     def _critic_again(self, real: Tensor, fake: Tensor, bad: Tensor) -> None:

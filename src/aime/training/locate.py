@@ -48,7 +48,7 @@ def locate(name: str | Path) -> Path:
         return path  # load_checkpoint says what is wrong with it, if something is
     if is_checkpoint(BUNDLED / name):
         return BUNDLED / name
-    if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and path.suffix == "":
+    if isinstance(name, str) and _is_hub_name(name):
         return _download(name)
     bundled = sorted(p.name for p in BUNDLED.iterdir() if is_checkpoint(p)) if BUNDLED.is_dir() else []
     if bundled and len(path.parts) == 1:
@@ -57,6 +57,13 @@ def locate(name: str | Path) -> Path:
         f"there is no checkpoint {name}; give a run folder such as runs/humanoid-walk, a checkpoint folder inside one, "
         "or a hub name such as owner/model"
     )
+
+
+def _is_hub_name(name: str) -> bool:
+    """owner/model, where that is not plainly a path: runs/humanoid-walk, or something in a folder that is here."""
+    owner, _, model = name.partition("/")
+    plain = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and Path(model).suffix == ""
+    return plain and owner != "runs" and not Path(owner).exists()
 
 
 def _download(name: str) -> Path:

@@ -79,6 +79,8 @@ def _sentence(error: BaseException) -> str | None:
     """What to tell a person about an error; None where there is nothing they could do about it."""
     if isinstance(error, AimeError):
         return str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"{error.filename} is a file, but a folder is wanted there; move it, or name another place"
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror[0].lower()}{error.strerror[1:]}{place}"

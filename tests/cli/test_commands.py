@@ -76,7 +76,8 @@ def test_a_file_that_is_no_array_is_named(aime: Aime, run_folder: Path, tmp_path
 
 
 def test_more_frames_than_an_episode_has_are_refused(aime: Aime, run_folder: Path) -> None:
-    complains(aime("imagine", run_folder, "--frames", "500"), "24", "508")
+    complains(aime("imagine", run_folder, "--frames", "500"), "24", "508", "--actions random")
+    complains(aime("inspect", run_folder, "--frames", "500"), "24", "500", "--frames")
 
 
 @pytest.mark.parametrize("command", ["inspect", "imagine", "evaluate"])
@@ -125,3 +126,10 @@ def test_a_truncated_checkpoint_is_named_and_left_untouched(aime: Aime, run_fold
 def test_a_folder_that_is_no_checkpoint(aime: Aime, tmp_path: Path) -> None:
     (tmp_path / "holiday").mkdir()
     complains(aime("inspect", tmp_path / "holiday"), "holiday")
+
+
+def test_a_file_where_a_folder_should_be_is_left_alone(aime: Aime, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    for argv in (["train", "--data-dir", "notes"], ["train", "--run-dir", "notes"], ["collect", "--out", "notes"]):
+        complains(aime(*argv, *(["--max-steps", "1"] if argv[0] == "train" else [])), "notes", "is a file")
+    assert (tmp_path / "notes").read_text() == "mine"

@@ -98,3 +98,9 @@ def test_weights_asked_for_are_not_dropped_because_a_run_is_there(run_folder: Pa
     begin("--env", "pushed-ball")
     config = ask("--load-checkpoint", str(run_folder))
     assert config.run_dir == ROOT / "pushed-ball-2"
+
+
+def test_a_run_on_own_data_is_called_after_that_data(store: Path) -> None:
+    assert ask("--data-dir", str(store)).run_dir == ROOT / "pushed-ball"
+    assert ask("--data-dir", str(store), "--env", "mine").run_dir == ROOT / "mine"
+    assert ask("--data-dir", "still-empty").run_dir == ROOT / "humanoid-walk", "what will be collected there"

@@ -68,17 +68,15 @@ def run(argv: Sequence[str]) -> int:
     import torch
 
     from aime.commands.subject import open_subject
-    from aime.data.dataset import fixed_clips
     from aime.pictures import draw_dream_video, draw_strip
 
     subject = open_subject(flags.run, data_dir=flags.data_dir, device=flags.device)
     model, context = subject.model, flags.context_frames
     really = flags.actions == "data"
     length = context + flags.frames if really else context
-    clips = fixed_clips(subject.store, flags.split, length, flags.clip + 1)
-    frames, taken, first = (
-        clips[key][flags.clip :].to(model.device) for key in ("observations", "actions", "is_first")
-    )
+    advice = "give fewer --frames, or --actions random, zero or a file, which may go on as long as you like"
+    clip = subject.clip(flags.split, flags.clip, length, advice=advice)
+    frames, taken, first = clip["observations"], clip["actions"], clip["is_first"]
 
     ahead = taken[:, context:] if really else own_actions(flags, model.config.action_dim).to(model.device)
     belief = model.observe(frames[:, :context], taken[:, :context], first[:, :context])

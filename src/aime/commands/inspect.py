@@ -51,15 +51,12 @@ def run(argv: Sequence[str]) -> int:
     flags = parse(InspectFlags, argv, prog="aime inspect")
 
     from aime.commands.subject import open_subject
-    from aime.data.dataset import fixed_clips
     from aime.pictures import plot_metrics, write_run_pictures
 
     subject = open_subject(flags.run, data_dir=flags.data_dir, device=flags.device)
-    clips = fixed_clips(subject.store, flags.split, flags.frames, flags.clip + 1)
-    device = subject.model.device
-    one = {key: clips[key][flags.clip :].to(device) for key in ("observations", "actions", "is_first")}
+    clip = subject.clip(flags.split, flags.clip, flags.frames, advice="give fewer --frames")
     folder = flags.out or subject.folder / "pictures"
-    written = write_run_pictures(subject.model, **one, folder=folder, context_frames=flags.context_frames)
+    written = write_run_pictures(subject.model, **clip, folder=folder, context_frames=flags.context_frames)
     if (subject.folder / "metrics.jsonl").is_file():
         written += plot_metrics(subject.folder)
     print(f"{subject.title}: {len(written)} pictures")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from aime.config import Device
+from aime.data.dataset import fixed_clips
 from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
+from aime.evaluation.clips import longest_episode
 from aime.training.checkpoint import Checkpoint, load_checkpoint, require_same_model
 from aime.training.device import resolve_device
 from aime.training.locate import locate
@@ -28,6 +32,22 @@ class Subject:
     def title(self) -> str:
         """The model in a few words, for pictures."""
         return f"{self.store.task}, {self.checkpoint.config.preset}, step {self.checkpoint.step}"
+
+    def clip(self, split: str, number: int, length: int, *, advice: str) -> dict[str, Tensor]:
+        """One of the fixed clips of a split, counted from 0, on the model's device, with a batch dimension of 1.
+
+        Raises:
+            ConfigError: no episode is as long; it says how long they are, and the advice.
+        """
+        longest = longest_episode(self.store, split)
+        if longest < length:
+            raise ConfigError(
+                f"that takes an episode of {length} frames, but the longest {split} episode of {self.store.path} has "
+                f"{longest}; {advice}"
+            )
+        clips = fixed_clips(self.store, split, length, number + 1)
+        names = ("observations", "actions", "is_first")
+        return {name: clips[name][number:].to(self.model.device) for name in names}
 
 
 def open_subject(name: str, *, data_dir: Path | None = None, device: Device = "auto") -> Subject:

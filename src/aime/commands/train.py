@@ -64,7 +64,7 @@ def settings(argv: Sequence[str], *, root: Path, prog: str = "aime train") -> Tr
     contradict the run that lies there, the first of ``<env>-2``, ``<env>-3``, … that they do not: a run is continued
     or left alone, never mixed with another.
     """
-    preset = _preset(argv)
+    preset = _value(argv, "--preset")
     # An unknown preset is refused by `_parse`; a known one also decides the defaults that --help shows.
     flags = _parse(argv, preset_config(preset if preset in PRESETS else "base"), prog)
     # Imported here because it brings torch: --help and a mistyped flag are answered without waiting for that.
@@ -73,7 +73,7 @@ def settings(argv: Sequence[str], *, root: Path, prog: str = "aime train") -> Tr
     if preset and flags.config is not None:
         raise ConfigError("give --config or --preset, not both: a settings file says its own preset")
     start = flags if preset else _start(flags)
-    asked = _parse(argv, start, prog) if start else flags
+    asked = _of_the_data(_parse(argv, start, prog) if start else flags, argv)
     if asked.eval_only and asked.load_checkpoint is not None:
         return _plain(asked)
     for folder in [asked.run_dir] if asked.run_dir is not None else _folders(root, asked.data.env):
@@ -96,13 +96,25 @@ def _plain(flags: TrainConfig) -> TrainConfig:
     return TrainConfig(**{f.name: getattr(flags, f.name) for f in fields(TrainConfig)})
 
 
-def _preset(argv: Sequence[str]) -> str | None:
-    """The value of --preset, before anything else is read."""
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    """What a flag is given, before anything else is read; None where it is not there."""
     for position, token in enumerate(argv):
         name, equals, value = token.partition("=")
-        if name == "--preset":
+        if name == flag:
             return value if equals else "".join(argv[position + 1 : position + 2])
     return None
+
+
+def _of_the_data(config: TrainFlags, argv: Sequence[str]) -> TrainFlags:
+    """With --data-dir and no --env, the task is that of the data: a run is not called after what it never saw."""
+    from aime.data.index import INDEX_NAME
+    from aime.data.store import EpisodeStore
+
+    folder = config.data.data_dir
+    if folder is None or not (folder / INDEX_NAME).exists() or _value(argv, "--env") is not None:
+        return config
+    task = EpisodeStore.open(folder).task.replace("/", "-")
+    return replace(config, data=replace(config.data, env=task))
 
 
 def _start(flags: TrainFlags) -> TrainConfig | None:

@@ -1,0 +1,55 @@
+"""Imports run downwards only, and a pillar never imports another: the house stays as docs/architecture.md draws it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src/aime"
+
+PILLARS = {"perception", "belief", "dynamics", "attention", "learning"}
+BELOW = {
+    "errors": set[str](),
+    "config": {"errors"},
+    **{part: {"config", "errors"} for part in (*PILLARS, "data", "pictures", "inputs")},
+    "outputs": PILLARS,
+    "losses": PILLARS | {"config"},
+    "world_model": PILLARS | {"config", "errors", "inputs", "losses", "outputs"},
+}
+"""What each part may import, besides itself."""
+ABOVE_THE_MODEL = {"commands", "cli", "doctor"}
+"""What nothing below them may import; training and evaluation do not import each other either."""
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of aime that a file imports, anywhere in it but for types alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names += [f"aime.{alias.name}" for alias in node.names] if module == "aime" else [module]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("aime.")} - {"__version__"}
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: p.relative_to(SOURCE).as_posix())
+def test_imports_run_downwards(path: Path):
+    part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    found = imports(path) - {part}
+    if part in BELOW:
+        assert found <= BELOW[part]
+    if part in ("training", "evaluation"):
+        other = {"training", "evaluation"} - {part}
+        assert not found & (ABOVE_THE_MODEL | other)

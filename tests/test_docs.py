@@ -97,8 +97,8 @@ def test_every_python_file_that_is_mentioned_exists(page: Path):
 def test_what_is_said_to_be_in_a_file_is_there(page: Path):
     """In "`file.py`: `a`, `B.c`" and in "`a` in `file.py`"."""
     text = page.read_text(encoding="utf-8")
-    claims = re.findall(r"`((?:[\w.-]+/)+[\w-]+\.py)`: ((?:`[\w.]+`(?:, )?)+)", text)
-    claims += [(path, f"`{name}`") for name, path in re.findall(r"`([\w.]+)` in `((?:[\w.-]+/)+[\w-]+\.py)`", text)]
+    claims = re.findall(r"`((?:[\w.-]+/)+[\w-]+\.py)`:\s+((?:`[\w.]+`(?:,\s+)?)+)", text)
+    claims += [(path, f"`{name}`") for name, path in re.findall(r"`([\w.]+)`\s+in\s+`((?:[\w.-]+/)+[\w-]+\.py)`", text)]
     for path, names in claims:
         source = (ROOT / path).read_text(encoding="utf-8")
         for name in quoted(names):
@@ -168,7 +168,9 @@ def test_every_flag_and_target_that_is_mentioned_exists(page: Path):
         assert flag in known, f"{page.name} mentions {flag}"
     for command in re.findall(r"`aime ([a-z]+)", text):
         assert command in COMMANDS, f"{page.name} mentions aime {command}"
-    for target in re.findall(r"(?:`|^)make ([a-z]+)", text, re.M):
+    targets = re.findall(r"`make ([a-z]+)", text)
+    targets += re.findall(r"^make ([a-z]+)", "\n".join(blocks(text, "bash")), re.M)
+    for target in targets:
         assert re.search(rf"^{target}:", doc("Makefile"), re.M), f"{page.name} mentions make {target}"
 
 

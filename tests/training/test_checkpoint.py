@@ -1,12 +1,13 @@
 """Checkpoints are whole or not there, come back to the bit, and say what is wrong with them."""
 
 import hashlib
+import itertools
 import json
+import multiprocessing
+import os
 import pickle
 import shutil
-import subprocess
-import sys
-import textwrap
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from aime.config import TrainConfig
 from aime.errors import CheckpointError, TrainingError
+from aime.training import checkpoint
 from aime.training.checkpoint import MODEL, OPTIMIZER, STATE, is_whole, load_checkpoint, save_checkpoint
 from aime.training.random_state import random_state, restore_random_state
 from tests.training.limits import disk_of
@@ -72,11 +74,11 @@ def test_model_optimizers_balancer_and_random_states_come_back_to_the_bit(tmp_pa
 
     other, others = trained(seed=1)
     balancer = Balancer()
-    checkpoint = load_checkpoint(tmp_path / "c")
-    checkpoint.restore_model(other)
-    checkpoint.restore_training(other, others, balancer)
-    restore_random_state(checkpoint.state["random"])
-    assert checkpoint.step == 3
+    opened = load_checkpoint(tmp_path / "c")
+    opened.restore_model(other)
+    opened.restore_training(other, others, balancer)
+    restore_random_state(opened.state["random"])
+    assert opened.step == 3
     assert balancer.state["step"] == 7 and torch.equal(balancer.state["consensus"], Balancer(7).state["consensus"])
     for _ in range(3):
         learn(other, others)
@@ -169,37 +171,37 @@ def test_a_newer_format_asks_for_the_newer_version(tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_size_is_refused_with_the_settings_that_differ(tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(save_checkpoint(tmp_path / "c", Sized()))
+    opened = load_checkpoint(save_checkpoint(tmp_path / "c", Sized()))
     with pytest.raises(CheckpointError, match="latent_dim is 36 in it, 48 here; hidden_dim is 512 in it, 64 here"):
-        checkpoint.restore_model(Sized(latent_dim=48, hidden_dim=64))
+        opened.restore_model(Sized(latent_dim=48, hidden_dim=64))
 
 
 def test_an_action_size_that_does_not_fit_the_data_is_refused(tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(save_checkpoint(tmp_path / "c", Sized(action_dim=21)))
+    opened = load_checkpoint(save_checkpoint(tmp_path / "c", Sized(action_dim=21)))
     with pytest.raises(CheckpointError, match="actions of 21 numbers, but the data's have 6"):
-        checkpoint.restore_model(Sized(action_dim=6))
+        opened.restore_model(Sized(action_dim=6))
 
 
 def test_a_model_that_has_changed_since_names_what_does_not_fit(tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(save_checkpoint(tmp_path / "c", Sized(width=4)))
+    opened = load_checkpoint(save_checkpoint(tmp_path / "c", Sized(width=4)))
     with pytest.raises(CheckpointError, match=r"does not fit the model of this version .*\(4,\) in it, not \(6,\)"):
         other = Sized(width=4)
         other.first.bias = torch.nn.Parameter(torch.zeros(6))
-        checkpoint.restore_model(other)
+        opened.restore_model(other)
     with pytest.raises(CheckpointError, match=r"it lacks extra\.weight"):
         other = Sized(width=4)
         other.extra = torch.nn.Linear(2, 2, bias=False)
-        checkpoint.restore_model(other)
+        opened.restore_model(other)
 
 
 def test_a_checkpoint_of_a_model_alone_can_be_used_but_not_trained_on(tmp_path: Path) -> None:
     model, optimizers = trained()
-    checkpoint = load_checkpoint(save_checkpoint(tmp_path / "c", model))
+    opened = load_checkpoint(save_checkpoint(tmp_path / "c", model))
     other = Sized()
-    checkpoint.restore_model(other)
+    opened.restore_model(other)
     assert equal(weights(other), weights(model))
     with pytest.raises(CheckpointError, match="--load-checkpoint"):
-        checkpoint.restore_training(other, optimizers, Balancer())
+        opened.restore_training(other, optimizers, Balancer())
 
 
 def test_the_checkpoint_says_how_large_its_model_is_whatever_the_settings_were(tmp_path: Path) -> None:
@@ -221,35 +223,33 @@ def test_a_full_disk_is_a_sentence_and_the_last_whole_checkpoint_survives(tmp_pa
     assert load_checkpoint(old)
 
 
-def test_a_kill_at_any_moment_leaves_whole_checkpoints_only(tmp_path: Path) -> None:
-    """The process kills itself at the n-th forced write to the disk; every folder under its own name is then whole."""
-    script = textwrap.dedent(
-        """
-        import os, sys
-        from pathlib import Path
-        from aime.training import checkpoint
-        from tests.training.standin import Sized
-        left = int(sys.argv[2])
-        def sync(path):
-            global left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), 9)
-        checkpoint.sync = sync
-        for step in (1, 2):
-            checkpoint.save_checkpoint(Path(sys.argv[1]) / f"step-{step}", Sized(), state={"step": step})
-        """
-    )
-    # Five forced writes a checkpoint: three files, their folder, and the folder around it.
-    for moment, whole in [(8, 1), (9, 2)]:
-        folder = tmp_path / str(moment)
-        ended = subprocess.run([sys.executable, "-c", script, str(folder), str(moment)], cwd=Path(__file__).parents[2])
-        assert ended.returncode == -9
-        found = sorted(folder.glob("step-*"))
-        assert len(found) == whole
-        assert [load_checkpoint(path).step for path in found] == list(range(1, whole + 1))
-        save_checkpoint(folder / "step-2", Sized(), state={"step": 2})
-        assert sorted(p.name for p in folder.iterdir()) == ["step-1", "step-2"], "what the kill left is cleared away"
+@pytest.mark.parametrize(("moment", "whole"), [(0, 0), (3, 0), (4, 1), (5, 1), (8, 1), (9, 2)])
+def test_a_kill_at_any_moment_leaves_whole_checkpoints_only(tmp_path: Path, moment: int, whole: int) -> None:
+    """The process is killed at its n-th forced write to the disk; every folder under its own name is then whole.
+
+    There are five of them to a checkpoint: three files, their folder, and the folder around it, after the renaming.
+    """
+    process = multiprocessing.get_context("fork").Process(target=save_and_die, args=(tmp_path, moment))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+    found = sorted(tmp_path.glob("step-*"))
+    assert [load_checkpoint(path).step for path in found] == list(range(1, whole + 1))
+    save_checkpoint(tmp_path / "step-1", Sized(), state={"step": 1})
+    save_checkpoint(tmp_path / "step-2", Sized(), state={"step": 2})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-1", "step-2"], "what the kill left is cleared away"
+
+
+def save_and_die(folder: Path, moment: int) -> None:
+    left = itertools.count(moment, -1)
+
+    def sync(path: Path) -> None:
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.sync = sync
+    for step in (1, 2):
+        save_checkpoint(folder / f"step-{step}", Sized(), state={"step": step})
 
 
 def test_replacing_a_checkpoint_leaves_the_new_one(tmp_path: Path) -> None:

@@ -286,6 +286,13 @@ def test_a_run_is_not_continued_on_other_data(settings: Settings, tmp_path: Path
     train(replace(config, data=same, max_steps=2))
 
 
+def test_a_task_that_does_not_exist_is_named_and_leaves_nothing_behind(settings: Settings, tmp_path: Path) -> None:
+    config = settings(data=DataConfig(env="walker-wlak", data_dir=tmp_path / "none"))
+    with pytest.raises(ConfigError, match="walker-walk"):
+        train(config)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_frames_of_another_size_are_refused(settings: Settings) -> None:
     config = settings()
     with pytest.raises(ConfigError, match="32×32, but the model's are 64×64: give --input-dim 32"):

@@ -76,7 +76,7 @@ def write_whole(path: Path, text: str) -> None:
 def remove_folder(folder: Path) -> None:
     """Delete a folder so that a kill in the middle never leaves a part of it under its own name."""
     doomed = folder.with_name(f".removing-{folder.name}")
-    if doomed.exists():
+    if doomed.exists():  # a killed process left it
         shutil.rmtree(doomed)
     folder.rename(doomed)
     shutil.rmtree(doomed)

@@ -57,7 +57,8 @@ class MetricsLog:
         """Finish writing."""
         os.close(self._file)
         if self._board is not None:
-            self._board.close()
+            with disk_errors("the TensorBoard curves", self.path.parent, "metrics.jsonl has the same numbers"):
+                self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
 

@@ -159,12 +159,16 @@ class RunFolder:
         handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
         except BlockingIOError as error:
+            os.close(handle)
             raise TrainingError(
                 f"another process is training in {self.path}; wait for it, or give another --run-dir"
             ) from error
+        try:
+            yield
         finally:
+            if [path.name for path in self.path.iterdir()] == [".lock"]:  # nothing came of it: leave nothing behind
+                remove_folder(self.path)
             os.close(handle)
 
 

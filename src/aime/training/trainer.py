@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aime.config import TrainConfig
 from aime.data.dataset import BatchStream, WindowDataset
+from aime.errors import ConfigError
 from aime.pictures import plot_metrics, write_run_pictures
 from aime.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from aime.training.device import resolve_device
@@ -53,6 +54,8 @@ def train(config: TrainConfig) -> Path:
         AimeError: a sentence for the user: settings, data or checkpoint do not fit, the disk is full, or the loss
             stayed non-finite.
     """
+    if config.eval_only:
+        raise ConfigError("eval_only asks for no training; evaluate with aime evaluate, or leave eval_only out")
     with join_world(config.device) as world, ExitStack() as stack:
         run = RunFolder(config.run_path)
         if world.writes:
@@ -137,8 +140,9 @@ class Trainer:
         outcome = self.updater.step(batch, lr_factor=self.lr_factor, beta=self.beta)
         self.meter.add(outcome.scalars, ~outcome.skipped)
         self.step += 1
+        others = {"a loss of another process": ~outcome.skipped} if self.world.size > 1 else {}
         try:
-            self.skipped.see(outcome.finite | {"the step of another process": ~outcome.skipped})
+            self.skipped.see(outcome.finite | others)
         except NotFinite as error:
             raise diagnosis(error, self.step, self._newest, precision=self.config.precision) from error
         return outcome

@@ -54,6 +54,12 @@ def test_twenty_in_a_row_stop_the_run_and_fewer_do_not() -> None:
     assert caught.value.causes == {"total_vae_loss": MAX_SKIPPED}
 
 
+def test_a_part_that_is_not_finite_does_not_make_a_step_bad() -> None:
+    skipped = SkippedSteps(CPU)
+    skipped.see({"total_vae_loss": YES}, {"next_token_accuracy": torch.tensor(float("nan"))})
+    assert skipped.total == 0
+
+
 def test_the_count_goes_on_after_a_resume() -> None:
     first, second = SkippedSteps(CPU), SkippedSteps(CPU)
     for _ in range(MAX_SKIPPED - 1):
@@ -64,9 +70,16 @@ def test_the_count_goes_on_after_a_resume() -> None:
 
 
 def test_the_diagnosis_says_what_where_what_is_safe_and_what_to_try() -> None:
-    losses = diagnosis(NotFinite({"perceiver_loss": 20}), 57, "runs/x/checkpoints/step-00000030", precision="bf16")
+    error = NotFinite({"perceiver_loss": 20}, {"commitment": 20})
+    losses = diagnosis(error, 57, "runs/x/checkpoints/step-00000030", precision="bf16")
     assert isinstance(losses, TrainingError)
-    for words in ("step 57", "perceiver_loss", "step-00000030", "--precision float32", "--learning-rate"):
+    for words in (
+        "step 57",
+        "perceiver_loss; among their parts: commitment",
+        "step-00000030",
+        "--precision float32",
+        "--learning-rate",
+    ):
         assert words in str(losses)
     gradients = str(diagnosis(NotFinite({"gradient of attention_loss": 20}), 57, None, precision="float32"))
     for words in ("the losses were finite", "gradient of attention_loss", "no checkpoint was written"):

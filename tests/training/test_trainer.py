@@ -16,7 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import aime
 from aime.config import DataConfig, TrainConfig, replace
+from aime.data.dataset import fixed_clips
+from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError, DataError, TrainingError
 from aime.training.checkpoint import BALANCER, MODEL, OPTIMIZER, load_checkpoint
 from aime.training.config_file import read_config, to_yaml
@@ -267,6 +270,21 @@ def test_an_action_size_that_does_not_fit_is_refused(settings: Settings, uninter
     other = DataConfig(env="pushed-ball", data_dir=write_store(tmp_path / "other", actions=5), batch_size=2)
     with pytest.raises(CheckpointError, match="actions of 3 numbers, but the data's have 5"):
         train(settings("tuned", load_checkpoint=str(uninterrupted), data=other))
+
+
+def test_real_video_with_everything_switched_on(settings: Settings, humanoid_store_path: Path) -> None:
+    data = DataConfig(env="humanoid-walk", data_dir=humanoid_store_path, batch_size=2)
+    config = settings(data=data, max_steps=2, eval_every=1, tensorboard=True, precision="auto", device="auto")
+    config = replace(config, model=replace(config.model, input_dim=64))
+    train(config)
+    model = aime.load(config.run_path)
+    assert model.config.action_dim == 21
+    clip = fixed_clips(EpisodeStore.open(humanoid_store_path), "test", 8, 1)
+    belief = model.observe(clip["observations"][:, :4], clip["actions"][:, :4])
+    dream = model.imagine(belief, clip["actions"][:, 4:])
+    assert dream.observations.shape == (1, 4, 3, 64, 64)
+    assert list((config.run_path / "tensorboard").iterdir())
+    assert [line["step"] for line in metrics(config.run_path) if "validation/dream_psnr" in line] == [1, 2]
 
 
 def test_a_run_is_not_continued_under_other_settings(settings: Settings) -> None:

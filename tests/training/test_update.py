@@ -216,4 +216,5 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_with_a_diagnosis(
     assert trainer.step == 7
     for words in ("at step 7: 4 steps", "attention_loss", "good checkpoint is", "step-00000006", "--learning-rate"):
         assert words in str(caught.value)
+    assert "among their parts" not in str(caught.value), "only the sum was poisoned"
     assert "perceiver_loss" not in str(caught.value) and "process" not in str(caught.value)

@@ -8,7 +8,7 @@ GPU nothing waits for the answer: the update is masked there, and the host reads
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,23 +53,28 @@ class SkippedSteps:
 
     Args:
         device: where the answers come from.
-        where: where the last good checkpoint is, for the diagnosis; called when it is needed.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.total = 0
         self.in_row = 0
         self._causes: Counter[str] = Counter()
+        self._parts: Counter[str] = Counter()
         self._lag = GPU_LAG if device.type == "cuda" else 0
-        self._pending: deque[tuple[Sequence[str], Tensor, Any]] = deque()
+        self._pending: deque[tuple[list[str], list[str], Tensor, Any]] = deque()
 
-    def see(self, finite: Mapping[str, Bool[Tensor, ""]]) -> None:
-        """Take in which quantities of a step were finite.
+    def see(self, finite: Mapping[str, Bool[Tensor, ""]], parts: Mapping[str, Tensor] | None = None) -> None:
+        """Take in a step.
+
+        Args:
+            finite: which losses and gradients were finite; a step with one that was not was skipped.
+            parts: further scalars, to say in a diagnosis where it came from.
 
         Raises:
-            TrainingError: `MAX_SKIPPED` steps in a row had one that was not.
+            NotFinite: `MAX_SKIPPED` steps in a row were skipped.
         """
-        flags = torch.stack(list(finite.values()))
+        parts = parts or {}
+        flags = torch.stack([*finite.values(), *(torch.isfinite(value) for value in parts.values())])
         event = None
         if flags.is_cuda:
             host = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True)
@@ -77,7 +82,7 @@ class SkippedSteps:
             event = torch.cuda.Event()
             event.record()
             flags = host
-        self._pending.append((list(finite), flags, event))
+        self._pending.append((list(finite), list(parts), flags, event))
         while len(self._pending) > self._lag:
             self._read(*self._pending.popleft())
 
@@ -86,34 +91,38 @@ class SkippedSteps:
         while self._pending:
             self._read(*self._pending.popleft())
 
-    def _read(self, names: Sequence[str], flags: Tensor, event: Any) -> None:
+    def _read(self, causes: list[str], parts: list[str], flags: Tensor, event: Any) -> None:
         if event is not None:
             event.synchronize()
-        bad = [name for name, fine in zip(names, flags.tolist(), strict=True) if not fine]
-        if not bad:
+        bad = [name for name, fine in zip(causes + parts, flags.tolist(), strict=True) if not fine]
+        if not set(bad) & set(causes):
             self.in_row = 0
             self._causes.clear()
+            self._parts.clear()
             return
         self.total += 1
         self.in_row += 1
-        self._causes.update(bad)
+        self._causes.update(name for name in bad if name in causes)
+        self._parts.update(name for name in bad if name not in causes)
         if self.in_row >= MAX_SKIPPED:
-            raise NotFinite(self._causes)
+            raise NotFinite(self._causes, self._parts)
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, as JSON values."""
-        return {"total": self.total, "in_row": self.in_row, "causes": dict(self._causes)}
+        counts = {"causes": dict(self._causes), "parts": dict(self._parts)}
+        return {"total": self.total, "in_row": self.in_row} | counts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo `state_dict`."""
-        self.total, self.in_row, self._causes = state["total"], state["in_row"], Counter(state["causes"])
+        self.total, self.in_row = state["total"], state["in_row"]
+        self._causes, self._parts = Counter(state["causes"]), Counter(state["parts"])
 
 
 class NotFinite(TrainingError):
-    """Too many bad steps in a row; `causes` counts what was not finite."""
+    """Too many bad steps in a row; `causes` and `parts` count what was not finite."""
 
-    def __init__(self, causes: Mapping[str, int]) -> None:
-        self.causes = dict(causes)
+    def __init__(self, causes: Mapping[str, int], parts: Mapping[str, int] | None = None) -> None:
+        self.causes, self.parts = dict(causes), dict(parts or {})
         super().__init__(f"{MAX_SKIPPED} steps in a row were not finite: {', '.join(causes)}")
 
 
@@ -124,19 +133,23 @@ def diagnosis(error: NotFinite, step: int, last_good: object, *, precision: str)
         error: what `SkippedSteps` raised.
         step: where the run stopped.
         last_good: the last checkpoint, or None.
+        precision: float32 or bf16.
     """
     losses = [name for name in error.causes if not name.startswith("gradient")]
-    if losses:
-        what = f"not finite were {', '.join(losses)}"
-    else:
-        what = f"the losses were finite, but not {', '.join(error.causes)}"
+    what = (
+        f"not finite were {', '.join(losses)}"
+        if losses
+        else f"the losses were finite, but not {', '.join(error.causes)}"
+    )
+    if losses and error.parts:
+        what += f"; among their parts: {', '.join(error.parts)}"
     remedies = ["a lower --learning-rate", "a lower --grad-clip", "a longer --warmup-epochs"]
     if precision == "bf16":
         remedies.insert(0, "--precision float32")
     safe = f"the last good checkpoint is {last_good}" if last_good else "no checkpoint was written before"
+    start = f" with --load-checkpoint {last_good}" if last_good else ""
     return TrainingError(
         f"training stopped at step {step}: {MAX_SKIPPED} steps in a row gave no usable gradient ({what}). Those steps "
-        f"changed no weight, and {safe}. Try, in a new --run-dir"
-        + (f" with --load-checkpoint {last_good}" if last_good else "")
-        + f": {', '.join(remedies)}; and look for values outside their range in the data"
+        f"changed no weight, and {safe}. Try, in a new --run-dir{start}: {', '.join(remedies)}; and look for values "
+        "outside their range in the data"
     )

@@ -142,7 +142,8 @@ class Trainer:
         self.step += 1
         others = {"a loss of another process": ~outcome.skipped} if self.world.size > 1 else {}
         try:
-            self.skipped.see(outcome.finite | others)
+            parts = {name: value for name, value in outcome.scalars.items() if name not in outcome.finite}
+            self.skipped.see(outcome.finite | others, parts)
         except NotFinite as error:
             raise diagnosis(error, self.step, self._newest, precision=self.config.precision) from error
         return outcome

@@ -55,14 +55,20 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
+class PlaceNorm(nn.LayerNorm):
+    """Normalisation over the channels of one place: unlike `group_norm`, what happens elsewhere cannot touch it."""
+
+    def forward(self, x: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n channels h w"]:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class ResidualBlock(nn.Sequential):
     """x + conv(act(conv(act(norm(x))))), whose branch starts at zero so that a fresh stack passes its input on."""
 
-    def __init__(self, channels: int) -> None:
-        last = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+    def __init__(self, channels: int, *, kernel_size: int = 3, norm: nn.Module | None = None) -> None:
+        first, last = (nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2) for _ in range(2))
         nn.init.zeros_(last.weight)
-        first = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        super().__init__(group_norm(channels), nn.SiLU(), first, nn.SiLU(), last)
+        super().__init__(norm or group_norm(channels), nn.SiLU(), first, nn.SiLU(), last)
 
     def forward(self, x: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n channels h w"]:
         return x + super().forward(x)

@@ -11,8 +11,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 
-from aime.perception.blocks import ResidualBlock, Upsample, group_norm, require_multiple_of_16
+from aime.perception.blocks import PlaceNorm, ResidualBlock, Upsample, require_multiple_of_16
 
+DEAD_BELOW = 0.03
+"""A code is out of use when the moving average of its uses per batch falls below this: after 33 batches without one."""
+ROUNDING = 1e-6
+"""Two features that are nearer than this (mean square, where each has 1) differ by rounding only."""
 IDLE_BATCHES = 100
 """A code that no frame has used for this many training batches is not counted as live."""
 FRAMES_AT_ONCE = 64
@@ -41,7 +45,7 @@ class VQTokenizer(nn.Module):
     """A convolutional autoencoder around a vector quantiser (van den Oord et al. 2017, codes by moving averages).
 
     Distances are cosines: features and codes lie on one sphere (Yu et al. 2022), which keeps more codes in use. Codes
-    that fall out of use are replaced by features of the present batch. In eval mode nothing changes.
+    that fall out of use are replaced by features that no code fits well. In eval mode nothing changes.
 
     Raises `ConfigError` for an `image_size` that is not a multiple of 16.
     """
@@ -53,24 +57,24 @@ class VQTokenizer(nn.Module):
         self.code_dim = code_dim
         self.codebook_size = codebook_size
         wide, narrow = 2 * channels, max(8, channels // 2)
+        # A code sees its patch and about one patch around it, and no statistic of the whole frame: what stands still
+        # keeps its code while something moves elsewhere, so the next tokens can be foretold.
         self.encoder = nn.Sequential(
             nn.Conv2d(3, channels, kernel_size=8, stride=4, padding=2),
-            ResidualBlock(channels),
+            ResidualBlock(channels, norm=PlaceNorm(channels)),
             nn.SiLU(),
             nn.Conv2d(channels, wide, kernel_size=4, stride=2, padding=1),
-            ResidualBlock(wide),
-            ResidualBlock(wide),
-            group_norm(wide),
+            ResidualBlock(wide, kernel_size=1, norm=PlaceNorm(wide)),
+            PlaceNorm(wide),
             nn.SiLU(),
             nn.Conv2d(wide, code_dim, kernel_size=1),
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(code_dim, wide, kernel_size=3, padding=1),
-            ResidualBlock(wide),
-            ResidualBlock(wide),
+            ResidualBlock(wide, norm=PlaceNorm(wide)),
             nn.SiLU(),
             Upsample(wide, channels),
-            ResidualBlock(channels),
+            ResidualBlock(channels, norm=PlaceNorm(channels)),
             nn.SiLU(),
             Upsample(channels, narrow),
             nn.SiLU(),
@@ -79,13 +83,14 @@ class VQTokenizer(nn.Module):
         self.quantiser = VectorQuantize(
             dim=code_dim,
             codebook_size=codebook_size,
-            decay=0.95,
+            decay=0.9,
             use_cosine_sim=True,
             rotation_trick=False,
             commitment_weight=0.0,
-            threshold_ema_dead_code=0.1,
             sync_codebook=torch.distributed.is_available() and torch.distributed.is_initialized(),
         )
+        # As if no code had ever been used: the first training batch seeds the codebook.
+        self.quantiser._codebook.cluster_size.zero_()
         self.register_buffer("usage", torch.zeros(codebook_size))
         self.register_buffer("idle", torch.full((codebook_size,), IDLE_BATCHES, dtype=torch.int64))
         self.usage: Tensor
@@ -144,7 +149,35 @@ class VQTokenizer(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             codes, indices, _ = self.quantiser(features.detach().flatten(1, 2))
         codes = codes.view(features.shape) * math.sqrt(self.code_dim)
+        self._revive(features, codes)
         return features + (codes - features).detach(), indices.view(features.shape[:-1])
+
+    @torch.no_grad()
+    def _revive(self, features: Float[Tensor, "n p p code"], codes: Float[Tensor, "n p p code"]) -> None:
+        """Give the codes out of use to features of this batch, drawn in proportion to their quantisation error.
+
+        The library's own replacement draws evenly: most draws land on a background that is served well already, take
+        its tokens over from the codes in place, and the tokens of a scene at rest keep changing their names.
+        """
+        book = self.quantiser._codebook
+        error = (features - codes).square().mean(-1).flatten()
+        k = min(error.numel(), self.codebook_size)
+        # Gumbel top-k: k different features, each as likely as its error is large.
+        drawn = (error.clamp(min=1e-12).log() - torch.empty_like(error).exponential_().log()).topk(k).indices
+        candidates = features.flatten(0, 2)[drawn] / math.sqrt(self.code_dim)
+        # Two codes for one feature would take turns by rounding alone: what has its code already is no candidate, nor
+        # is what equals an earlier candidate.
+        alike = (2 - 2 * candidates @ candidates.T < ROUNDING).tril(-1).any(-1)
+        candidates[alike | (error[drawn] < ROUNDING)] = 0
+        if book.use_ddp:
+            torch.distributed.broadcast(candidates, src=0)  # every process must end with the same codebook
+        dead = book.cluster_size[0] < DEAD_BELOW
+        turn = dead.cumsum(0) - 1
+        fresh = candidates[turn.clamp(0, k - 1)]
+        revived = dead & (turn < k) & fresh.any(-1)
+        book.embed[0] = torch.where(revived[:, None], fresh, book.embed[0])
+        book.embed_avg[0] = torch.where(revived[:, None], fresh, book.embed_avg[0])
+        book.cluster_size[0] = torch.where(revived, 1.0, book.cluster_size[0])
 
     @torch.no_grad()
     def _count(self, indices: Int64[Tensor, "n p p"]) -> None:

@@ -1,0 +1,129 @@
+"""The belief before seeing: from the state of the recurrent core and the last context to a mixture over the next latent.
+
+A truncated Dirichlet-process mixture of Gaussians (DPGMM), amortised. Generative side: concentration α ~ Gamma, sticks
+v_k ~ Beta(1, α), weights π from the sticks, z ~ Σ_k π_k N(m_k, s_k). Variational side: q(α) = Gamma and q(v_k) = Kumaraswamy
+(Nalisnick & Smyth 2017), whose parameters, like the components' means and log-variances, come from a network of the condition.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from aime.belief import relocation
+from aime.belief.coalescence import coalesce, handover
+from aime.belief.kumaraswamy import kumaraswamy_mean, sample_logit
+from aime.belief.mixture import MixturePrior, compute_kl_divergence_mc
+from aime.belief.stick_breaking import log_stick_weights, log_weights_from_logits
+from aime.errors import ConfigError, ShapeError
+
+__all__ = ["DPGMMPrior", "MixturePrior", "compute_kl_divergence_mc"]
+
+STICK_RANGE = (0.05, 50.0)
+"""Soft bounds of a and b, within which the sticks' divergence is accurate."""
+GAMMA_RANGE = (0.02, 200.0)
+"""Soft bounds of the shape and rate of q(α)."""
+LOG_VAR_RANGE = (-8.0, 4.0)
+"""Soft bounds of a component's log-variance."""
+ALPHA_PRIOR = (1.0, 0.2)
+"""Shape and rate of p(α): broad, with a mean of 5, for sticks that give a dozen components a share. Few modes need no small α:
+components that coincide are counted as one."""
+
+
+def soft_clamp(x: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:
+    """`x` between two bounds: the identity well inside, and never without a gradient."""
+    x = high - F.softplus(high - x)
+    # The second softplus lifts the upper bound by log1p(exp(low - high)); scaled back, the bounds are exact.
+    return low + (high - low) / F.softplus(torch.tensor(high - low)).item() * F.softplus(x - low)
+
+
+class DPGMMPrior(nn.Module):
+    """p(z | condition) as a truncated Dirichlet-process mixture of K Gaussians.
+
+    Args:
+        condition_dim: size of the condition, cat[h, c].
+        latent_dim: Z. max_components: the truncation K; 1 makes it a single Gaussian. hidden_dim: width of the network.
+    """
+
+    usage: Tensor
+    # The divergence needs no parameters of the prior; it is found here as well, where one looks for it.
+    compute_kl_divergence_mc = staticmethod(compute_kl_divergence_mc)
+
+    def __init__(self, *, condition_dim: int, latent_dim: int, max_components: int, hidden_dim: int) -> None:
+        super().__init__()
+        sizes = {"condition_dim": condition_dim, "latent_dim": latent_dim, "max_components": max_components}
+        for name, value in {**sizes, "hidden_dim": hidden_dim}.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        self.condition_dim, self.latent_dim, self.max_components = condition_dim, latent_dim, max_components
+        self.trunk = nn.Sequential(
+            nn.Linear(condition_dim, hidden_dim),
+            nn.LayerNorm(hidden_dim),
+            nn.SiLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.SiLU(),
+        )
+        self.means = nn.Linear(hidden_dim, max_components * latent_dim)
+        self.log_vars = nn.Linear(hidden_dim, max_components * latent_dim)
+        # Log a and log b of each stick, then log shape and log rate of q(α): read out as they are, under no norm.
+        self.sticks = nn.Linear(hidden_dim, 2 * (max_components - 1) + 2)
+        self.register_buffer("usage", torch.full((max_components,), 1 / max_components))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start with components spread over a standard normal, each as likely as the next, for every condition."""
+        for head in (self.means, self.log_vars, self.sticks):
+            nn.init.normal_(head.weight, std=0.1 / math.sqrt(head.in_features))
+            nn.init.zeros_(head.bias)
+        # Scrambled Sobol points, taken through the normal quantile, lie further apart than independent draws do.
+        seed = int(torch.randint(2**31 - 1, ()))
+        points = torch.quasirandom.SobolEngine(self.latent_dim, scramble=True, seed=seed).draw(self.max_components)
+        self.means.bias.copy_(torch.special.ndtri(points.clamp(1e-3, 1 - 1e-3)).flatten())
+        # Kumaraswamy(1, b) has mean 1 / (1 + b): of K - k components left, the first takes its equal share.
+        left = torch.arange(self.max_components - 1, 0, -1, dtype=torch.float32)
+        shape, rate = ALPHA_PRIOR[0] + 1, (ALPHA_PRIOR[0] + 1) * ALPHA_PRIOR[1] / ALPHA_PRIOR[0]
+        alpha = torch.tensor([shape, rate])
+        self.sticks.bias.copy_(torch.cat([torch.zeros_like(left), left.log(), alpha.log()]))
+        self.usage.fill_(1 / self.max_components)
+
+    def forward(self, condition: Float[Tensor, "*batch condition"]) -> MixturePrior:
+        """The mixture for each condition (*batch, condition_dim).
+
+        In train mode the sticks are drawn, one uniform number each, and gradients reach their parameters; in eval mode their
+        means are used, which gives the mean weights and nothing random. Raises ShapeError for a condition of the wrong size.
+        """
+        if condition.shape[-1] != self.condition_dim:
+            raise ShapeError(f"the prior expects conditions of size {self.condition_dim}, got {condition.shape[-1]}")
+        features = self.trunk(condition)
+        with torch.autocast(condition.device.type, enabled=False):
+            # Read-outs in float32: in bfloat16 a mean of 3 would move in steps of 0.016, a good part of a standard deviation.
+            features = features.to(self.means.weight.dtype)
+            shape = (self.max_components, self.latent_dim)
+            means = self.means(features).unflatten(-1, shape)
+            log_vars = soft_clamp(self.log_vars(features).unflatten(-1, shape), *LOG_VAR_RANGE)
+            sizes = [self.max_components - 1, self.max_components - 1, 2]
+            log_a, log_b, log_alpha = self.sticks(features).split(sizes, dim=-1)
+            a, b = (torch.exp(soft_clamp(x, *map(math.log, STICK_RANGE))) for x in (log_a, log_b))
+            alpha_shape, alpha_rate = torch.exp(soft_clamp(log_alpha, *map(math.log, GAMMA_RANGE))).unbind(-1)
+            if self.training:
+                log_weights = log_weights_from_logits(sample_logit(a, b))
+            else:
+                log_weights = log_stick_weights(kumaraswamy_mean(a, b))
+            log_weights = coalesce(log_weights, handover(means, log_vars))
+        return MixturePrior(log_weights, means, log_vars, a, b, alpha_shape, alpha_rate, ALPHA_PRIOR)
+
+    @torch.no_grad()
+    def relocate(
+        self, latents: Float[Tensor, "*batch latent"], mixture: MixturePrior, decay: float = 0.98
+    ) -> Bool[Tensor, ""]:
+        """Move one component that no latent uses to where it explains these latents best, if anywhere; say whether it moved.
+
+        To be called between updates, after the optimizer's step, with the step's posterior samples and their mixture: parameters
+        change in place. See `aime.belief.relocation`.
+        """
+        return relocation.relocate(self.means, self.log_vars, self.usage, latents, mixture, decay)

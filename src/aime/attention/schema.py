@@ -65,6 +65,7 @@ class AttentionSchema(nn.Module):
         coarse = F.interpolate(self.to_coarse(condition), size=(self.grid, self.grid), mode="bilinear")
         field = self.to_field(self.refine(coarse)).float()
         flow = 2 * self.reach * torch.tanh(field[:, :2]).permute(0, 2, 3, 1)
+        flow = flow.nan_to_num()  # grid_sample reads outside its memory at a place that is not a number
         moved = F.grid_sample(
             previous.float()[:, None], self.identity + flow, padding_mode="border", align_corners=True
         )

@@ -1,10 +1,10 @@
 """Components that coincide are one component: what makes the number of components that matter adapt to the data.
 
-A Dirichlet process does not care whether one mode of the data is held by one component or by five that coincide: the density
-is the same, and its sticks even prefer several. So the evidence alone never settles on a number of components. Here each
-component hands its weight to the earlier one that it coincides with. Where components coincide exactly the density does
-not change, so this costs nothing and favours no fit over another; but a duplicate is then left with no weight, needs none of its
-own, and is free to be moved where it is needed (`aime.belief.relocation`).
+A Dirichlet process does not care whether one mode of the data is held by one component or by five that coincide: the
+density is the same, and its sticks even prefer several. So the evidence alone never settles on a number of
+components. Here each component hands its weight to the earlier one that it coincides with. Where components coincide
+exactly the density does not change, so this costs nothing and favours no fit over another; but a duplicate is then
+left with no weight, needs none of its own, and is free to be moved where it is needed (`aime.belief.relocation`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def divergences(
 ) -> Float[Tensor, "*batch components components"]:
     """Mean of KL(N_i ‖ N_j) and KL(N_j ‖ N_i) in nats for every pair of components: half of Jeffreys' divergence.
 
-    It is symmetric on purpose: a narrow component inside a broad one loses little by being taken for it, but not the reverse.
+    It is symmetric on purpose: a narrow component inside a broad one loses little by being taken for it, but not the
+    reverse.
     """
     precision = torch.exp(-log_vars)
     # Only the distance is computed pair by pair; multiplied out, it would cancel catastrophically.
@@ -40,8 +41,9 @@ def handover(
 ) -> Float[Tensor, "*batch components components"]:
     """The share of component k's weight (row) that ends with component j ≤ k (column); every row sums to one.
 
-    Component k asks the earlier components in turn, hands each, of what it still has, the degree to which they coincide, and keeps
-    the rest. What it has been handed it hands on alike, so that of a cluster of duplicates the first one gets all.
+    Component k asks the earlier components in turn, hands each, of what it still has, the degree to which they
+    coincide, and keeps the rest. What it has been handed it hands on alike, so that of a cluster of duplicates the
+    first one gets all.
     """
     count = means.shape[-2]
     earlier = torch.ones(count, count, dtype=torch.bool, device=means.device).tril(-1)

@@ -1,10 +1,11 @@
 """The distributions behind the mixture's weights: Kumaraswamy sticks, their Beta prior, and a Gamma concentration.
 
-A stick v ~ Kumaraswamy(a, b) has the density a b v^(a-1) (1 - v^a)^(b-1) on (0, 1). It looks like a Beta, but its quantile
-function is closed, so that its samples carry exact gradients (Kumaraswamy 1980; Nalisnick & Smyth 2017). Two things make
-it hard in float32, and both are dealt with here once: v rounds to 0 or 1 long before its logit is large, so sampling returns
-the logit; and E[log(1 - v)], on which its divergence from a Beta hangs, has no closed form, so it is integrated (see
-`expected_log_rest`). All functions are elementwise, broadcast, and compute in at least float32 whatever autocast says.
+A stick v ~ Kumaraswamy(a, b) has the density a b v^(a-1) (1 - v^a)^(b-1) on (0, 1). It looks like a Beta, but its
+quantile function is closed, so that its samples carry exact gradients (Kumaraswamy 1980; Nalisnick & Smyth 2017). Two
+things make it hard in float32, and both are dealt with here once: v rounds to 0 or 1 long before its logit is large, so
+sampling returns the logit; and E[log(1 - v)], on which its divergence from a Beta hangs, has no closed form, so it is
+integrated (see `expected_log_rest`). All functions are elementwise,
+broadcast, and compute in at least float32 whatever autocast says.
 """
 
 from __future__ import annotations
@@ -90,14 +91,15 @@ def expected_log_stick(a: Float[Tensor, "*#shape"], b: Float[Tensor, "*#shape"])
 def expected_log_rest(a: Float[Tensor, "*#shape"], b: Float[Tensor, "*#shape"]) -> Float[Tensor, ...]:
     """E[log(1 - v)] for v ~ Kumaraswamy(a, b), within 2e-5 for a, b in [0.05, 50], differentiable in both.
 
-    The usual series -Σ b/m B(m/a, b) converges so slowly that ten terms are off by whole nats. Instead let w = v^a, so that
-    1 - w is a power of a uniform variable, and split off what diverges:
+    The usual series -Σ b/m B(m/a, b) converges so slowly that ten terms are off by whole nats. Instead let w = v^a,
+    so that 1 - w is a power of a uniform variable, and split off what diverges:
 
         log(1 - v) = log(1 - w) + log((1 - v) / (1 - w)),    E[log(1 - w)] = -1/b,
 
-    where the second term lies between 0 and -log a. Its expectation, taken over s = logit(w) and measured from its limit
-    -log a, is the integral of a function that is analytic in a strip and decays exponentially at both ends, for which the
-    trapezoidal rule converges geometrically. The integrand is a product of a function of a and one of b at fixed nodes.
+    where the second term lies between 0 and -log a. Its expectation, taken over s = logit(w) and measured from its
+    limit -log a, is the integral of a function that is analytic in a strip and decays exponentially at both ends, for
+    which the trapezoidal rule converges geometrically. The integrand is a product of a function of a and one of b at
+    fixed nodes.
     """
     a, b = at_least_float32(a), at_least_float32(b)
     a, b = torch.broadcast_tensors(a, b)
@@ -124,8 +126,8 @@ def kl_kumaraswamy_beta(
 ) -> Float[Tensor, ...]:
     """KL(Kumaraswamy(a, b) ‖ Beta(alpha, beta)) in nats, elementwise.
 
-    Within 1e-3 · max(1, KL) of the integral for a, b, alpha, beta in [0.05, 50] in float32; gradients reach all four. The prior of
-    a Dirichlet process's sticks is alpha = 1 and beta = its concentration.
+    Within 1e-3 · max(1, KL) of the integral for a, b, alpha, beta in [0.05, 50] in float32; gradients reach all four.
+    The prior of a Dirichlet process's sticks is alpha = 1 and beta = its concentration.
     """
     alpha, beta = at_least_float32(alpha), at_least_float32(beta)
     log_normaliser = torch.lgamma(alpha) + torch.lgamma(beta) - torch.lgamma(alpha + beta)

@@ -1,7 +1,7 @@
 """The belief about the next latent state: a mixture of diagonal Gaussians, and how far a posterior is from it.
 
-`MixturePrior` is what the network in `aime.belief.prior` says for each element of a batch. It can be drawn from, asked which
-component explains a latent, and indexed by its batch dimensions; its arithmetic is float32 or wider.
+`MixturePrior` is what the network in `aime.belief.prior` says for each element of a batch. It can be drawn from,
+asked which component explains a latent, and indexed by its batch dimensions; its arithmetic is float32 or wider.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ LOG_2PI = math.log(2 * math.pi)
 class MixturePrior:
     """p(z) = Σ_k π_k N(z; m_k, diag(exp(log_vars_k))), and the posterior over the sticks that made π.
 
-    Fields: `log_weights` log π, `means`, `log_vars`; `stick_a`, `stick_b` of q(v_k) = Kumaraswamy; `alpha_shape`, `alpha_rate` of
-    q(α) = Gamma; `alpha_prior` (shape, rate) of p(α). Weights are those of distinct components (`aime.belief.coalescence`), so
-    a component that coincides with an earlier one has next to none.
+    Fields: `log_weights` log π, `means`, `log_vars`; `stick_a`, `stick_b` of q(v_k) = Kumaraswamy; `alpha_shape`,
+    `alpha_rate`
+    of q(α) = Gamma; `alpha_prior` (shape, rate) of p(α). Weights are those of distinct components
+    (`aime.belief.coalescence`), so a component that coincides with an earlier one has next to none.
     """
 
     log_weights: Float[Tensor, "*batch components"]
@@ -51,7 +52,7 @@ class MixturePrior:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> MixturePrior:
         """The mixture with `change` applied to every tensor in it."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return MixturePrior(**{name: change(x) if isinstance(x, Tensor) else x for name, x in values.items()})
 
     def __getitem__(self, index: Any) -> MixturePrior:
@@ -103,12 +104,13 @@ class MixturePrior:
     def rsample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch latent"]:
         """The draw of `sample`, through which gradients reach means, scales and weights.
 
-        Forward it is an exact draw of the mixture. Backward, means and scales of the drawn component get the pathwise gradient,
-        which is unbiased. For the weights, E[f(z)] jumps between components: the exact pathwise gradient (implicit
-        reparameterisation; Graves 2016) divides by the density between them and so has unbounded variance just where the
-        components are apart, and Gumbel-softmax is biased at first order. ReinMax (Liu et al. 2023) averages the slope of f at the
-        drawn component and at the other ones, as the trapezoidal rule (Heun) does: exact if f is quadratic between the
-        components' draws, else of third order in their distance. Those draws share one noise.
+        Forward it is an exact draw of the mixture. Backward, means and scales of the drawn component get the pathwise
+        gradient, which is unbiased. For the weights, E[f(z)] jumps between components: the exact pathwise gradient
+        (implicit reparameterisation; Graves 2016) divides by the density between them and so has unbounded variance
+        just where the components are apart, and Gumbel-softmax is biased at first order. ReinMax (Liu et al. 2023)
+        averages the slope of f at the drawn component and at the other ones, as the trapezoidal rule (Heun) does:
+        exact if f is quadratic between the components' draws, else of third order in their distance. Those draws
+        share one noise.
         """
         chosen, noise = self._draw(generator)
         drawn = torch.nn.functional.one_hot(chosen, self.means.shape[-2]).to(self.means.dtype)
@@ -124,7 +126,8 @@ class MixturePrior:
     def _draw(self, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """The index of a component, by inverting the cumulated weights, and standard normal noise for the latent.
 
-        The amount of randomness used does not depend on any value, so that no element's draw depends on another's belief.
+        The amount of randomness used does not depend on any value, so that no element's draw depends on another's
+        belief.
         """
         options: dict[str, Any] = {"device": self.means.device, "dtype": self.means.dtype, "generator": generator}
         u = torch.rand(*self.batch_shape, 1, **options)
@@ -143,7 +146,8 @@ class MixturePrior:
         return stick_breaking.effective_components(self.log_weights)
 
     def kl_sticks(self) -> Float[Tensor, "*batch"]:
-        """E_q(α)[Σ_k KL(q(v_k) ‖ Beta(1, α))] in nats, with the expectation over α taken exactly; 0 if there are no sticks."""
+        """E_q(α)[Σ_k KL(q(v_k) ‖ Beta(1, α))] in nats, with the expectation over α taken exactly; 0 if there are no
+        sticks."""
         shape, rate = self.alpha_shape[..., None], self.alpha_rate[..., None]
         return kl_kumaraswamy_beta_gamma(self.stick_a, self.stick_b, shape, rate).sum(-1)
 
@@ -159,16 +163,18 @@ def compute_kl_divergence_mc(
     z: Float[Tensor, "*batch latent"],
     prior: MixturePrior,
 ) -> Float[Tensor, "*batch"]:
-    """KL(N(mean, exp(log_var)) ‖ mixture) in nats per batch element, unbiased from one reparameterised draw z of the posterior.
+    """KL(N(mean, exp(log_var)) ‖ mixture) in nats per batch element, unbiased from one reparameterised draw z of the
+    posterior.
 
     For any weights w_k that sum to one,
 
         KL(q ‖ p) = Σ_k w_k KL(q ‖ N_k) + E_q[Σ_k w_k log N_k(z) - log p(z)],
 
     where the first sum is closed and only the second term is estimated at z. With w_k ∝ π_k exp(-KL(q ‖ N_k)), the best
-    variational weights (Hershey & Olsen 2007), the estimated term is exactly 0 if K = 1, and nearly constant if one component
-    owns the posterior; the plain estimator log q(z) - log p(z) fluctuates by √(Z/2) nats even then. Matching the mixture's two
-    moments with one Gaussian would also be exact at K = 1, but fluctuates when the components are apart.
+    variational weights (Hershey & Olsen 2007), the estimated term is exactly 0 if K = 1, and nearly constant if one
+    component owns the posterior; the plain estimator log q(z) - log p(z) fluctuates by √(Z/2) nats even then.
+    Matching the mixture's two moments with one Gaussian would also be exact at K = 1, but fluctuates when the
+    components are apart.
 
     The gradient reaches mean, log_var, z and the mixture; detach what shall not move (`MixturePrior.detach`).
     """

@@ -1,8 +1,10 @@
-"""The belief before seeing: from the state of the recurrent core and the last context to a mixture over the next latent.
+"""The belief before seeing: from the state of the recurrent core and the last context to a mixture over the next
+latent.
 
 A truncated Dirichlet-process mixture of Gaussians (DPGMM), amortised. Generative side: concentration α ~ Gamma, sticks
-v_k ~ Beta(1, α), weights π from the sticks, z ~ Σ_k π_k N(m_k, s_k). Variational side: q(α) = Gamma and q(v_k) = Kumaraswamy
-(Nalisnick & Smyth 2017), whose parameters, like the components' means and log-variances, come from a network of the condition.
+v_k ~ Beta(1, α), weights π from the sticks, z ~ Σ_k π_k N(m_k, s_k). Variational side: q(α) = Gamma and q(v_k) =
+Kumaraswamy (Nalisnick & Smyth 2017), whose parameters, like the components' means and log-variances, come from a
+network of the condition.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ GAMMA_RANGE = (0.02, 200.0)
 LOG_VAR_RANGE = (-8.0, 4.0)
 """Soft bounds of a component's log-variance."""
 ALPHA_PRIOR = (1.0, 0.2)
-"""Shape and rate of p(α): broad, with a mean of 5, for sticks that give a dozen components a share. Few modes need no small α:
+"""Shape and rate of p(α): broad, with a mean of 5, for sticks that give a dozen components a share. Few modes need no
+small α:
 components that coincide are counted as one."""
 
 
@@ -94,14 +97,16 @@ class DPGMMPrior(nn.Module):
     def forward(self, condition: Float[Tensor, "*batch condition"]) -> MixturePrior:
         """The mixture for each condition (*batch, condition_dim).
 
-        In train mode the sticks are drawn, one uniform number each, and gradients reach their parameters; in eval mode their
-        means are used, which gives the mean weights and nothing random. Raises ShapeError for a condition of the wrong size.
+        In train mode the sticks are drawn, one uniform number each, and gradients reach their parameters; in eval
+        mode their means are used, which gives the mean weights and nothing random. Raises ShapeError for a condition
+        of the wrong size.
         """
         if condition.shape[-1] != self.condition_dim:
             raise ShapeError(f"the prior expects conditions of size {self.condition_dim}, got {condition.shape[-1]}")
         features = self.trunk(condition)
         with torch.autocast(condition.device.type, enabled=False):
-            # Read-outs in float32: in bfloat16 a mean of 3 would move in steps of 0.016, a good part of a standard deviation.
+            # Read-outs in float32: in bfloat16 a mean of 3 would move in steps of 0.016, a good part of a standard
+            # deviation.
             features = features.to(self.means.weight.dtype)
             shape = (self.max_components, self.latent_dim)
             means = self.means(features).unflatten(-1, shape)
@@ -121,9 +126,10 @@ class DPGMMPrior(nn.Module):
     def relocate(
         self, latents: Float[Tensor, "*batch latent"], mixture: MixturePrior, decay: float = 0.98
     ) -> Bool[Tensor, ""]:
-        """Move one component that no latent uses to where it explains these latents best, if anywhere; say whether it moved.
+        """Move one component that no latent uses to where it explains these latents best, if anywhere; say whether it
+        moved.
 
-        To be called between updates, after the optimizer's step, with the step's posterior samples and their mixture: parameters
-        change in place. See `aime.belief.relocation`.
+        To be called between updates, after the optimizer's step, with the step's posterior samples and their mixture:
+        parameters change in place. See `aime.belief.relocation`.
         """
         return relocation.relocate(self.means, self.log_vars, self.usage, latents, mixture, decay)

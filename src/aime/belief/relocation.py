@@ -1,9 +1,9 @@
 """Components are moved to where they are needed: how the mixture finds modes that gradients cannot reach.
 
-A component far from all latents gets no gradient, and two distant modes under one broad component are a minimum that gradient
-descent does not leave. The remedy is that of split-and-merge EM (Ueda et al. 2000) and greedy mixture learning (Verbeek et al.
-2003), made amortised: the component that moves becomes the sibling of another one, whose read-outs it copies, so that it stands in
-the same place relative to its sibling whatever the condition. There are two moves:
+A component far from all latents gets no gradient, and two distant modes under one broad component are a minimum that
+gradient descent does not leave. The remedy is that of split-and-merge EM (Ueda et al. 2000) and greedy mixture learning
+(Verbeek et al. 2003), made amortised: the component that moves becomes the sibling of another one, whose read-outs it
+copies, so that it stands in the same place relative to its sibling whatever the condition. There are two moves:
 
 - join: it settles exactly where its sibling is, which gets its weight (`aime.belief.coalescence`);
 - split: it and its sibling, displaced to either side, share between them what the sibling held alone.
@@ -31,7 +31,8 @@ CAUTION = 2.5
 UNUSED = 0.1
 """A component with less than this fraction of an equal share 1 / K of the latents is unused."""
 ROWS, DIRECTIONS = 256, 16
-"""Latents on which moves are proposed (one half) and judged (the other), and how many directions of splitting are tried."""
+"""Latents on which moves are proposed (one half) and judged (the other), and how many directions of splitting are
+tried."""
 ROUNDS = 3
 """Rounds of bisecting 2-means behind each proposed split."""
 NARROWEST = 0.02
@@ -42,7 +43,8 @@ _PROPOSERS, _JUDGES = slice(0, None, 2), slice(1, None, 2)
 
 @dataclass
 class Move:
-    """`mover` copies `sibling`; then both are displaced. Entries broadcast over candidates; log-variances are changes."""
+    """`mover` copies `sibling`; then both are displaced. Entries broadcast over candidates; log-variances are
+    changes."""
 
     gain: Tensor
     mover: Tensor
@@ -86,10 +88,10 @@ def relocate(
     usage.lerp_(responsibilities.mean(0), 1 - decay)
     # What the judging latents cannot judge stays: a component that is used, but by other latents than these.
     judged = responsibilities[_JUDGES].mean(0) > 0.5 * usage
-    move = best_move(z, mixture, (usage < UNUSED / components) | judged).packed()
+    packed = best_move(z, mixture, (usage < UNUSED / components) | judged).packed()
     if dist.is_available() and dist.is_initialized():
-        dist.broadcast(move, src=0)
-    move = Move.unpack(move, latent)
+        dist.broadcast(packed, src=0)
+    move = Move.unpack(packed, latent)
     # Written whether or not the move is made, so that no value has to be fetched from the device.
     accepted = move.gain > MARGIN
     for head, mover_change, sibling_change in (

@@ -16,7 +16,8 @@ from aime.belief.kumaraswamy import at_least_float32
 def log_weights_from_logits(logits: Float[Tensor, "*batch sticks"]) -> Float[Tensor, "*batch components"]:
     """Log weights of the K = sticks + 1 components, given log v - log(1 - v) of every stick.
 
-    Each stick divides what is left into σ(x) and σ(-x), so that the weights sum to one by construction. No sticks: one weight, log 1.
+    Each stick divides what is left into σ(x) and σ(-x), so that the weights sum to one by construction. No sticks:
+    one weight, log 1.
     """
     logits = at_least_float32(logits)
     nothing = logits.new_zeros(*logits.shape[:-1], 1)
@@ -25,7 +26,8 @@ def log_weights_from_logits(logits: Float[Tensor, "*batch sticks"]) -> Float[Ten
 
 
 def log_stick_weights(v: Float[Tensor, "*batch sticks"]) -> Float[Tensor, "*batch components"]:
-    """Log weights of the K = sticks + 1 components, given sticks v in [0, 1]; finite even where a stick is exactly 0 or 1."""
+    """Log weights of the K = sticks + 1 components, given sticks v in [0, 1]; finite even where a stick is exactly 0
+    or 1."""
     v = at_least_float32(v)
     return log_weights_from_logits(torch.logit(v, eps=torch.finfo(v.dtype).eps))
 

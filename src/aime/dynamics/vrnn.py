@@ -44,12 +44,13 @@ class RecurrentCore(nn.Module):
         )
         self.lstm = nn.LSTM(hidden_dim, hidden_dim, batch_first=True)
         self.norm = nn.LayerNorm(hidden_dim)
-        for gate in self.lstm.weight_hh_l0.data.chunk(4):
+        weights, biases = dict(self.lstm.named_parameters()), ("bias_ih_l0", "bias_hh_l0")
+        for gate in weights["weight_hh_l0"].data.chunk(4):
             nn.init.orthogonal_(gate)
         # A forget gate that starts open lets gradients through the first steps of training (Jozefowicz et al., 2015).
-        nn.init.zeros_(self.lstm.bias_ih_l0)
-        nn.init.zeros_(self.lstm.bias_hh_l0)
-        self.lstm.bias_ih_l0.data[hidden_dim : 2 * hidden_dim] = 1.0
+        for name in biases:
+            nn.init.zeros_(weights[name])
+        weights["bias_ih_l0"].data[hidden_dim : 2 * hidden_dim] = 1.0
 
     def initial(self, batch: int) -> RecurrentState:
         """The state before the first frame of an episode: zeros."""

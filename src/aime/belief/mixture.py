@@ -52,8 +52,10 @@ class MixturePrior:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> MixturePrior:
         """The mixture with `change` applied to every tensor in it."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return MixturePrior(**{name: change(x) if isinstance(x, Tensor) else x for name, x in values.items()})
+        changed: dict[str, Any] = {
+            f.name: change(x) if isinstance(x := getattr(self, f.name), Tensor) else x for f in fields(self)
+        }
+        return MixturePrior(**changed)
 
     def __getitem__(self, index: Any) -> MixturePrior:
         """Index by the batch dimensions, like a tensor of shape `batch_shape` (an IndexError beyond them)."""

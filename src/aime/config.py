@@ -153,6 +153,8 @@ class LossConfig:
     """Weight of the attention schema's dynamics: KL between posterior and prior map, and motion."""
     lambda_gram: float = 0.05
     """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
+    lambda_attended: float = 0.05
+    """Weight, inside the attention objective, of the error where attention lies: what it asks of the decoder."""
     lambda_rollout: float = 1.0
     """Weight of the open-loop (dreamed) steps inside the ELBO."""
     rollout_steps: int = 4

@@ -6,7 +6,8 @@ All likelihoods and KLs are in nats per frame, so that beta = 1 is the evidence 
 `total_vae_loss`          recon_nll + β (kl_latent + kl_sticks + kl_alpha) − entropy bonus + context_loss
                           + rollout_nll + β rollout_kl (open-loop steps: the dream is trained, not hoped for)
 `perceiver_loss`          token_nll + commitment + next_token_ce
-`attention_loss`          λ_att_dyn (attention_kl + motion_loss) + λ_gram (slot_overlap + slot_spread) + attended_error
+`attention_loss`          λ_att_dyn (attention_kl + motion_loss) + λ_gram (slot_overlap + slot_spread)
+                          + λ_attended attended_error
 `adversarial_loss`        the generator's side of the hinge loss + feature matching
 `discriminator_loss`      the adversary's own side; it reaches the discriminator alone
 ========================= ==================================================================================
@@ -233,7 +234,10 @@ def attention(
     error = (frames - mean.float()).flatten(0, 1).square().sum(dim=1)
     variance = torch.exp(2 * model.noise.log_sigma("frame"))
     parts["attended_error"] = 0.5 * (density * error).mean() / variance
-    loss = settings.lambda_att_dyn * (parts["attention_kl"] + parts["motion_loss"]) + parts["attended_error"]
+    loss = (
+        settings.lambda_att_dyn * (parts["attention_kl"] + parts["motion_loss"])
+        + settings.lambda_attended * parts["attended_error"]
+    )
     if config.enforce_diversity:
         loss = loss + settings.lambda_gram * (parts["slot_overlap"] + parts["slot_spread"])
     return loss

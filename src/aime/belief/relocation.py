@@ -27,7 +27,7 @@ from aime.belief.stick_breaking import log_stick_weights
 
 MARGIN = 0.005
 """Nats per latent that a move must gain, after CAUTION standard errors have been taken off."""
-CAUTION = 2.5
+CAUTION = 1.7
 UNUSED = 0.1
 """A component with less than this fraction of an equal share 1 / K of the latents is unused."""
 ROWS, DIRECTIONS = 256, 16

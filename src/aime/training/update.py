@@ -25,6 +25,8 @@ OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial
 """The losses that are balanced against each other."""
 ADVERSARY = "discriminator_loss"
 """The loss that trains the discriminator alone."""
+RELOCATE_EVERY = 10
+"""Steps between two looks for a component of the mixture that is better off elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ class Updater:
             bad = bad | _not_all(finite)
             self._apply("model", bad)
             self._apply("discriminator", bad)
+            # An idle component of the mixture moves where it is needed, which gradients alone do not make it do.
+            if self.balancer.step % RELOCATE_EVERY == 0:
+                self.model.prior.relocate(output.latents.detach(), output.prior.detach())
             self._critic_again(batch["observations"], output.reconstruction_mean.detach(), bad)
         self._guard.restore_if(bad)
         broadcast_from_first(self.model.buffers(), self._world)

@@ -94,17 +94,21 @@ def objectives(
     frames: Float[Tensor, "batch time 3 height width"],
     actions: Float[Tensor, "batch time action"],
     watched: Watched,
+    shown: Float[Tensor, "batch time grid grid"],
     mean: Float[Tensor, "batch time 3 height width"],
     starts: Sequence[int],
     settings: LossConfig,
 ) -> Scalars:
-    """The four objectives and the discriminator's loss (with gradients), and their parts and health (without)."""
+    """The four objectives and the discriminator's loss (with gradients), and their parts and health (without).
+
+    `mean` was decoded under the maps `shown`; the likelihood takes its precision from the same maps.
+    """
     parts: Scalars = {}
     dreams = dreamed(model, frames, actions, watched, starts, settings, parts)
     total = {
-        "total_vae_loss": elbo(model, frames, watched, mean, settings, parts) + dreams[0],
+        "total_vae_loss": elbo(model, frames, watched, shown, mean, settings, parts) + dreams[0],
         "perceiver_loss": perception(model, frames, watched, parts),
-        "attention_loss": attention(model, frames, watched, mean, settings, parts),
+        "attention_loss": attention(model, frames, watched, shown, mean, settings, parts),
     }
     fake = splice(mean, dreams[1], starts)
     adversarial, matching = generator_loss(model.discriminator, frames, fake)
@@ -116,11 +120,17 @@ def objectives(
 
 
 def elbo(
-    model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, settings: LossConfig, parts: Scalars
+    model: WorldModel,
+    frames: Tensor,
+    watched: Watched,
+    shown: Tensor,
+    mean: Tensor,
+    settings: LossConfig,
+    parts: Scalars,
 ) -> Tensor:
     """Minus the evidence lower bound of the watched frames, in nats per frame."""
     prior = watched.prior
-    parts["recon_nll"] = _frame_nll(model, "frame", frames, mean, watched.attention).mean()
+    parts["recon_nll"] = _frame_nll(model, "frame", frames, mean, shown).mean()
     parts["kl_latent"] = latent_kl(watched.latent_mean, watched.latent_log_var, watched.latents, prior, settings).mean()
     parts["kl_sticks"] = prior.kl_sticks().mean()
     parts["kl_alpha"] = prior.kl_alpha().mean()
@@ -173,8 +183,9 @@ def dreamed(
     for start, belief in zip(starts, watched.paused, strict=True):
         steps_taken: Imagined = model.dream(belief, actions[:, start + 1 : start + 1 + steps], MixturePrior.rsample)
         ahead = slice(start + 1, start + 1 + steps)
-        movie = model.decode(steps_taken.latents, steps_taken.attention)
-        nlls.append(_frame_nll(model, "dream", frames[:, ahead], movie, steps_taken.attention).mean())
+        shown = model.veil(steps_taken.attention)
+        movie = model.decode(steps_taken.latents, shown)
+        nlls.append(_frame_nll(model, "dream", frames[:, ahead], movie, shown).mean())
         mean, log_var = watched.latent_mean[:, ahead].detach(), watched.latent_log_var[:, ahead].detach()
         latents = watched.latents[:, ahead].detach()
         kls += [
@@ -220,7 +231,13 @@ def perception(model: WorldModel, frames: Tensor, watched: Watched, parts: Scala
 
 
 def attention(
-    model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, settings: LossConfig, parts: Scalars
+    model: WorldModel,
+    frames: Tensor,
+    watched: Watched,
+    shown: Tensor,
+    mean: Tensor,
+    settings: LossConfig,
+    parts: Scalars,
 ) -> Tensor:
     """The schema's dynamics, the slots' diversity, and the error where attention lies (which reaches the decoder)."""
     config = model.config
@@ -230,7 +247,7 @@ def attention(
     parts["slot_overlap"] = slot_overlap(watched.slots.maps).mean()
     parts["slot_spread"] = slot_spread(watched.slots.maps).mean()
     # Averaged under the map, so that its size is that of one attended pixel and the other terms are heard beside it.
-    density = precision_map(watched.attention.detach().flatten(0, 1), config.input_dim, floor=1e-3)
+    density = precision_map(shown.detach().flatten(0, 1), config.input_dim, floor=1e-3)
     error = (frames - mean.float()).flatten(0, 1).square().sum(dim=1)
     variance = torch.exp(2 * model.noise.log_sigma("frame"))
     parts["attended_error"] = 0.5 * (density * error).mean() / variance

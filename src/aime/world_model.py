@@ -265,8 +265,9 @@ class WorldModel(nn.Module):
         frames = to_unit_frames(observations)
         starts = losses.draw_starts(frames.shape[1], settings)
         watched = self.watch(frames, actions, is_first, pauses=starts)
-        mean = self.decode(watched.latents, watched.expected)
-        scalars = losses.objectives(self, frames, actions, watched, mean, starts, settings)
+        shown = self.veil(watched.expected)
+        mean = self.decode(watched.latents, shown)
+        scalars = losses.objectives(self, frames, actions, watched, shown, mean, starts, settings)
         return scalars, self._output(watched, mean)
 
     def extract_context(self, videos: Tensor) -> Float[Tensor, "batch time context"]:
@@ -425,14 +426,20 @@ class WorldModel(nn.Module):
         """Mean of p(o | z, A), unclamped, from the latent and the map that the *schema* expects.
 
         It is the schema's map while watching, too: what the slots see of the very frame that is decoded would be a way
-        around the latent. While training, half of the frames are decoded under even attention, so that
-        the latent must carry the whole frame and attention refines it.
+        around the latent.
         """
         batch, time = latents.shape[:2]
-        if self.training:
-            veiled = torch.rand(batch, time, 1, 1, device=attention.device) < 0.5
-            attention = torch.where(veiled, attention.new_tensor(1.0 / attention.shape[-1] ** 2), attention)
         return self.decoder(latents.flatten(0, 1), attention.flatten(0, 1)).unflatten(0, (batch, time))
+
+    def veil(self, attention: Float[Tensor, "batch time grid grid"]) -> Float[Tensor, "batch time grid grid"]:
+        """The maps with which training decodes: in half of the frames an even one takes their place.
+
+        There the latent must carry the whole frame, and every pixel counts alike; in the other half attention refines
+        it. Without, the likelihood asks only what is at the attended place, and the latent need not know where that is.
+        """
+        even = attention.new_tensor(1.0 / attention.shape[-1] ** 2)
+        veiled = torch.rand(*attention.shape[:2], 1, 1, device=attention.device) < 0.5
+        return torch.where(veiled, even, attention)
 
     # ------------------------------------------------------------------ parameters
 

@@ -452,8 +452,8 @@ class WorldModel(nn.Module):
         """Which parameters each objective is differentiated for.
 
         The ELBO trains everything that watches and dreams. Perception trains the tokenizer and the Perceiver. Attention
-        trains the slots, what they look at and the schema, and reaches the decoder through precision. Realism is the
-        decoder's job.
+        trains the slots and the schema, and reaches the decoder through precision; the features that slots look at
+        stay the ELBO's. Realism is the decoder's job.
         """
 
         def of(*modules: nn.Module) -> list[nn.Parameter]:
@@ -464,7 +464,7 @@ class WorldModel(nn.Module):
         return {
             "total_vae_loss": elbo,
             "perceiver_loss": of(self.tokenizer, self.perceiver),
-            "attention_loss": of(self.encoder, self.slot_attention, self.schema, self.decoder),
+            "attention_loss": of(self.slot_attention, self.schema, self.decoder),
             "adversarial_loss": of(self.decoder),
         }
 

@@ -4,8 +4,8 @@ A stick v ~ Kumaraswamy(a, b) has the density a b v^(a-1) (1 - v^a)^(b-1) on (0,
 quantile function is closed, so that its samples carry exact gradients (Kumaraswamy 1980; Nalisnick & Smyth 2017). Two
 things make it hard in float32, and both are dealt with here once: v rounds to 0 or 1 long before its logit is large, so
 sampling returns the logit; and E[log(1 - v)], on which its divergence from a Beta hangs, has no closed form, so it is
-integrated (see `expected_log_rest`). All functions are elementwise,
-broadcast, and compute in at least float32 whatever autocast says.
+integrated (see `expected_log_rest`). All functions are elementwise, broadcast, and compute in at least float32,
+whatever autocast says.
 """
 
 from __future__ import annotations

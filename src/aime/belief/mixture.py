@@ -26,8 +26,7 @@ class MixturePrior:
     """p(z) = Σ_k π_k N(z; m_k, diag(exp(log_vars_k))), and the posterior over the sticks that made π.
 
     Fields: `log_weights` log π, `means`, `log_vars`; `stick_a`, `stick_b` of q(v_k) = Kumaraswamy; `alpha_shape`,
-    `alpha_rate`
-    of q(α) = Gamma; `alpha_prior` (shape, rate) of p(α). Weights are those of distinct components
+    `alpha_rate` of q(α) = Gamma; `alpha_prior` (shape, rate) of p(α). Weights are those of distinct components
     (`aime.belief.coalescence`), so a component that coincides with an earlier one has next to none.
     """
 
@@ -148,8 +147,7 @@ class MixturePrior:
         return stick_breaking.effective_components(self.log_weights)
 
     def kl_sticks(self) -> Float[Tensor, "*batch"]:
-        """E_q(α)[Σ_k KL(q(v_k) ‖ Beta(1, α))] in nats, with the expectation over α taken exactly; 0 if there are no
-        sticks."""
+        """E_q(α)[Σ_k KL(q(v_k) ‖ Beta(1, α))] in nats, exact in α; 0 if there are no sticks."""
         shape, rate = self.alpha_shape[..., None], self.alpha_rate[..., None]
         return kl_kumaraswamy_beta_gamma(self.stick_a, self.stick_b, shape, rate).sum(-1)
 
@@ -165,8 +163,7 @@ def compute_kl_divergence_mc(
     z: Float[Tensor, "*batch latent"],
     prior: MixturePrior,
 ) -> Float[Tensor, "*batch"]:
-    """KL(N(mean, exp(log_var)) ‖ mixture) in nats per batch element, unbiased from one reparameterised draw z of the
-    posterior.
+    """KL(N(mean, exp(log_var)) ‖ mixture) in nats, unbiased, from one reparameterised draw z of the posterior.
 
     For any weights w_k that sum to one,
 

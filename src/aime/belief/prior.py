@@ -1,5 +1,4 @@
-"""The belief before seeing: from the state of the recurrent core and the last context to a mixture over the next
-latent.
+"""The belief before seeing: from the recurrent state and the last context to a mixture over the next latent.
 
 A truncated Dirichlet-process mixture of Gaussians (DPGMM), amortised. Generative side: concentration α ~ Gamma, sticks
 v_k ~ Beta(1, α), weights π from the sticks, z ~ Σ_k π_k N(m_k, s_k). Variational side: q(α) = Gamma and q(v_k) =
@@ -32,9 +31,8 @@ GAMMA_RANGE = (0.02, 200.0)
 LOG_VAR_RANGE = (-8.0, 4.0)
 """Soft bounds of a component's log-variance."""
 ALPHA_PRIOR = (1.0, 0.2)
-"""Shape and rate of p(α): broad, with a mean of 5, for sticks that give a dozen components a share. Few modes need no
-small α:
-components that coincide are counted as one."""
+"""Shape and rate of p(α): broad, with a mean of 5, for sticks that give a dozen components a share. Data with few
+modes need no small α, because components that coincide count as one."""
 
 
 def soft_clamp(x: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:
@@ -126,10 +124,10 @@ class DPGMMPrior(nn.Module):
     def relocate(
         self, latents: Float[Tensor, "*batch latent"], mixture: MixturePrior, decay: float = 0.98
     ) -> Bool[Tensor, ""]:
-        """Move one component that no latent uses to where it explains these latents best, if anywhere; say whether it
-        moved.
+        """Move one component to where it explains these latents better, if there is such a move; say whether it moved.
 
-        To be called between updates, after the optimizer's step, with the step's posterior samples and their mixture:
-        parameters change in place. See `aime.belief.relocation`.
+        To be called between updates, after the optimizer's step, with the step's posterior samples (clips first, so
+        that some clips judge what others propose) and their mixture: parameters change in place. `decay` is that of
+        the running mean of the components' use, over calls. See `aime.belief.relocation`.
         """
         return relocation.relocate(self.means, self.log_vars, self.usage, latents, mixture, decay)

@@ -13,7 +13,7 @@ A move is made only if it makes latents that had no part in proposing it likelie
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,7 @@ from aime.belief.stick_breaking import log_stick_weights
 MARGIN = 0.005
 """Nats per latent that a move must gain, after CAUTION standard errors have been taken off."""
 CAUTION = 1.7
+"""Fewer standard errors make components restless, more of them leave a split unmade that few latents speak for."""
 UNUSED = 0.1
 """A component with less than this fraction of an equal share 1 / K of the latents is unused."""
 ROWS, DIRECTIONS = 256, 16
@@ -38,13 +39,10 @@ ROUNDS = 3
 NARROWEST = 0.02
 """A split leaves at least this fraction of a variance."""
 
-_PROPOSERS, _JUDGES = slice(0, None, 2), slice(1, None, 2)
-
 
 @dataclass
 class Move:
-    """`mover` copies `sibling`; then both are displaced. Entries broadcast over candidates; log-variances are
-    changes."""
+    """`mover` copies `sibling`; then both are displaced, and their log-variances changed, by what the rest says."""
 
     gain: Tensor
     mover: Tensor
@@ -84,11 +82,14 @@ def relocate(
     mixture = mixture.map(lambda x: x.reshape(-1, *x.shape[batch:]))
     rows = torch.linspace(0, len(z) - 1, min(len(z), ROWS), device=z.device).round().long()
     z, mixture = z[rows], mixture[rows]
+    # Halves, not alternate rows: of a batch of clips these are different clips, so neighbours do not judge each other.
+    proposers, judges = slice(0, (len(z) + 1) // 2), slice(len(z) // 2, None)
     responsibilities = mixture.responsibilities(z).to(usage.dtype)
     usage.lerp_(responsibilities.mean(0), 1 - decay)
     # What the judging latents cannot judge stays: a component that is used, but by other latents than these.
-    judged = responsibilities[_JUDGES].mean(0) > 0.5 * usage
-    packed = best_move(z, mixture, (usage < UNUSED / components) | judged).packed()
+    judged = responsibilities[judges].mean(0) > 0.5 * usage
+    movable = (usage < UNUSED / components) | judged
+    packed = best_move(Opinion.of(z, mixture), proposers, judges, movable).packed()
     if dist.is_available() and dist.is_initialized():
         dist.broadcast(packed, src=0)
     move = Move.unpack(packed, latent)
@@ -107,78 +108,103 @@ def relocate(
     return accepted
 
 
-def best_move(z: Float[Tensor, "rows latent"], mixture: MixturePrior, movable: Bool[Tensor, " components"]) -> Move:
-    """The join or split with the largest cautious gain in nats per latent."""
-    components, latent = mixture.means.shape[-2:]
-    weights = torch.exp(log_stick_weights(kumaraswamy_mean(mixture.stick_a, mixture.stick_b)))
-    shares = handover(mixture.means, mixture.log_vars)
-    handed = weights[..., None] * shares
-    held = handed.sum(-2)
-    log_each = mixture.component_log_probs(z)
-    log_p = torch.logsumexp(torch.log(held) + log_each, dim=-1)
-    children = _splits(z[_PROPOSERS], mixture[_PROPOSERS], held[_PROPOSERS], log_p[_PROPOSERS])
+@dataclass
+class Opinion:
+    """What the mixture, with the mean weights of its sticks, makes of some latents; the first dimension is theirs."""
 
-    # From here on the other half judges, everything relative to p(z).
-    z, mixture, log_p = z[_JUDGES], mixture[_JUDGES], log_p[_JUDGES]
-    weights, handed, held = weights[_JUDGES], handed[_JUDGES], held[_JUDGES]
-    relative = torch.exp(log_each[_JUDGES] - log_p[:, None])
-    adds = (handed * relative[:, None, :]).sum(-1)
-    joins = weights[:, :, None] * relative[:, None, :] - adds[:, :, None]
+    z: Tensor  # (rows, latent)
+    mixture: MixturePrior  # of shape (rows,)
+    weights: Tensor  # (rows, components): the sticks' own
+    handed: Tensor  # (rows, components, components): of the weight of each (middle), what ends with each (last)
+    relative: Tensor  # (rows, components): density of each, relative to that of the mixture
+    log_p: Tensor  # (rows,)
 
-    sibling = children.sibling
-    alone = held[:, None, sibling] - handed[:, :, sibling]
-    together = alone + weights[:, :, None]
-    pair = children.gain * _density(z, mixture, sibling, children.mover_shift, children.mover_log_var, log_p)
-    pair = pair + (1 - children.gain) * _density(
-        z, mixture, sibling, children.sibling_shift, children.sibling_log_var, log_p
-    )
-    splits = together * pair[:, None, :] - alone * relative[:, None, sibling] - adds[:, :, None]
+    @classmethod
+    def of(cls, z: Tensor, mixture: MixturePrior) -> Opinion:
+        """The opinion of `mixture` on the latents that belong to it."""
+        weights = torch.exp(log_stick_weights(kumaraswamy_mean(mixture.stick_a, mixture.stick_b)))
+        handed = weights[..., None] * handover(mixture.means, mixture.log_vars)
+        log_each = mixture.component_log_probs(z)
+        log_p = torch.logsumexp(torch.log(handed.sum(-2)) + log_each, dim=-1)
+        return cls(z, mixture, weights, handed, _relative(log_each, log_p), log_p)
 
-    # Between -7 and 7 nats, so that no single latent decides.
-    log_ratio = torch.log1p(torch.cat([joins, splits], dim=-1).clamp(-0.999, 999.0))
-    error = log_ratio.std(0, unbiased=False) / len(z) ** 0.5
-    everyone = torch.arange(components, device=z.device)
-    siblings = torch.cat([everyone, sibling])
-    displaced = torch.cat([torch.ones_like(movable), movable[sibling]])
-    forbidden = ~(movable[:, None] & displaced) | (everyone[:, None] == siblings)
-    gains = (log_ratio.mean(0) - CAUTION * error).masked_fill(forbidden, -torch.inf)
-    best = gains.flatten().argmax()
-    mover, place = best // len(siblings), best % len(siblings)
-    nowhere = z.new_zeros(components, latent)
-    changes = (children.mover_shift, children.mover_log_var, children.sibling_shift, children.sibling_log_var)
-    return Move(gains.flatten()[best], mover, siblings[place], *(torch.cat([nowhere, x])[place] for x in changes))
+    def displaced(self, component: Tensor, shift: Tensor, log_var: Tensor) -> Tensor:
+        """(rows, candidates): relative density of components that are displaced and whose log-variance is changed."""
+        log_var = self.mixture.log_vars[:, component] + log_var
+        distance = (self.z[:, None] - self.mixture.means[:, component] - shift).square() * torch.exp(-log_var)
+        return _relative(-0.5 * (distance + log_var + LOG_2PI).sum(-1), self.log_p)
+
+    def __getitem__(self, rows: slice) -> Opinion:
+        """The opinion on some of the latents."""
+        return Opinion(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
-def _density(z: Tensor, mixture: MixturePrior, at: Tensor, shift: Tensor, log_var: Tensor, log_p: Tensor) -> Tensor:
-    """(rows, candidates): density of the components `at`, displaced, relative to p(z)."""
-    log_var = mixture.log_vars[:, at] + log_var
-    distance = (z[:, None] - mixture.means[:, at] - shift).square() * torch.exp(-log_var)
-    log_density = -0.5 * (distance + log_var + LOG_2PI).sum(-1)
+def _relative(log_density: Tensor, log_p: Tensor) -> Tensor:
+    """exp(log_density - log_p), kept finite."""
     return torch.exp((log_density - log_p[:, None]).clamp_max(60.0))
 
 
-def _splits(z: Tensor, mixture: MixturePrior, held: Tensor, log_p: Tensor) -> Move:
-    """Candidate splits; `gain` holds the share of the sibling's latents that goes to the mover."""
-    start = torch.topk(-log_p, min(DIRECTIONS, len(z))).indices
-    responsibilities = torch.softmax(torch.log(held) + mixture.component_log_probs(z), dim=-1)
+def best_move(opinion: Opinion, proposers: slice, judges: slice, movable: Bool[Tensor, " components"]) -> Move:
+    """The join or split with the largest cautious gain in nats per latent, among the components that are movable."""
+    splits = propose_splits(opinion[proposers])
+    sibling = splits.sibling
+    judge = opinion[judges]
+    weights, handed, relative = judge.weights, judge.handed, judge.relative
+    # A component's weight adds to the density wherever it has been handed; that goes when it moves.
+    leaves = (handed * relative[:, None, :]).sum(-1)[:, :, None]
+    joined = weights[:, :, None] * relative[:, None, :]
+    # A split shares out the mover's weight and what the sibling holds without it. Weights follow later, by gradients.
+    alone = handed.sum(-2)[:, None, sibling] - handed[:, :, sibling]
+    there = judge.displaced(sibling, splits.mover_shift, splits.mover_log_var)
+    here = judge.displaced(sibling, splits.sibling_shift, splits.sibling_log_var)
+    pair = splits.gain * there + (1 - splits.gain) * here
+    parted = (alone + weights[:, :, None]) * pair[:, None, :] - alone * relative[:, None, sibling]
+    change = torch.cat([joined, parted], dim=-1) - leaves
+
+    # Between -7 and 7 nats, so that no single latent decides.
+    log_ratio = torch.log1p(change.clamp(-0.999, 999.0))
+    gains = log_ratio.mean(0) - CAUTION * log_ratio.std(0, unbiased=False) / len(log_ratio) ** 0.5
+    everyone = torch.arange(len(movable), device=movable.device)
+    siblings = torch.cat([everyone, sibling])
+    # A join leaves the sibling where it is; a split displaces it too.
+    allowed = movable[:, None] & torch.cat([torch.ones_like(movable), movable[sibling]])
+    gains = gains.masked_fill(~allowed | (everyone[:, None] == siblings), -torch.inf).flatten()
+    best = gains.argmax()
+    mover, place = best // len(siblings), best % len(siblings)
+    nowhere = opinion.z.new_zeros(len(movable), opinion.z.shape[-1])
+    changes = (splits.mover_shift, splits.mover_log_var, splits.sibling_shift, splits.sibling_log_var)
+    return Move(gains[best], mover, siblings[place], *(torch.cat([nowhere, x])[place] for x in changes))
+
+
+def propose_splits(opinion: Opinion) -> Move:
+    """One split for each of the most surprising latents: of its owner, by 2-means that starts in its direction.
+
+    The fields of the result have a leading dimension for the candidates; `gain` holds the mover's share of the pair's
+    latents and `mover` has no meaning yet.
+    """
+    z, mixture = opinion.z, opinion.mixture
+    start = torch.topk(-opinion.log_p, min(DIRECTIONS, len(z))).indices
+    responsibilities = opinion.handed.sum(-2) * opinion.relative
     sibling = responsibilities[start].argmax(-1)
     r = responsibilities[:, sibling, None]
     offset = z[:, None] - mixture.means[:, sibling]
     scaled = offset * torch.exp(-0.5 * mixture.log_vars[:, sibling])
     direction = scaled[start, torch.arange(len(start), device=z.device)]
     for _ in range(ROUNDS):
-        r_near = r * ((scaled * direction).sum(-1, keepdim=True) > 0)
-        r_far = r - r_near
-        near, far = r_near.sum(0), r_far.sum(0)
-        mean_near, mean_far = ((x * scaled).sum(0) / x.sum(0).clamp_min(1e-6) for x in (r_near, r_far))
-        direction = mean_near - mean_far
-    share = near / (near + far).clamp_min(1e-6)
+        near = r * ((scaled * direction).sum(-1, keepdim=True) > 0)
+        direction = _average(near, scaled) - _average(r - near, scaled)
+    share = near.sum(0) / r.sum(0).clamp_min(1e-6)
     # What the distance between the two means explains need no longer be variance.
-    total = ((r * scaled.square()).sum(0) / (near + far).clamp_min(1e-6)).clamp_min(1.0)
+    total = _average(r, scaled.square()).clamp_min(1.0)
     log_var = torch.log((total - share * (1 - share) * direction.square()).clamp(NARROWEST, 1.0))
-    shifts = [(x * offset).sum(0) / x.sum(0).clamp_min(1e-6) for x in (r_near, r_far)]
-    # The weights are in the sticks and change slowly, so the side with more latents is left to the heavier sibling.
+    near_shift, far_shift = _average(near, offset), _average(r - near, offset)
+    # Weights change slowly, so the side with more latents is left to the sibling, which as a rule is the heavier one.
     swap = share > 0.5
-    mover, stays = torch.where(swap, shifts[1], shifts[0]), torch.where(swap, shifts[0], shifts[1])
-    share = torch.where(swap, 1 - share, share).squeeze(-1)
-    return Move(share, sibling, sibling, mover, log_var, stays, log_var)
+    mover_shift, sibling_shift = (torch.where(swap, *x) for x in ((far_shift, near_shift), (near_shift, far_shift)))
+    mover_share = torch.where(swap, 1 - share, share).squeeze(-1)
+    return Move(mover_share, sibling, sibling, mover_shift, log_var, sibling_shift, log_var)
+
+
+def _average(weight: Tensor, x: Tensor) -> Tensor:
+    """(candidates, latent): mean over the rows."""
+    return (weight * x).sum(0) / weight.sum(0).clamp_min(1e-6)

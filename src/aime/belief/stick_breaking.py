@@ -26,8 +26,7 @@ def log_weights_from_logits(logits: Float[Tensor, "*batch sticks"]) -> Float[Ten
 
 
 def log_stick_weights(v: Float[Tensor, "*batch sticks"]) -> Float[Tensor, "*batch components"]:
-    """Log weights of the K = sticks + 1 components, given sticks v in [0, 1]; finite even where a stick is exactly 0
-    or 1."""
+    """Log weights of the K = sticks + 1 components, given sticks v in [0, 1]; finite even for a stick of 0 or 1."""
     v = at_least_float32(v)
     return log_weights_from_logits(torch.logit(v, eps=torch.finfo(v.dtype).eps))
 

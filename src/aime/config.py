@@ -190,7 +190,7 @@ class BalancerConfig:
     alpha_steps: int = 3
     """Newton or sweep iterations of the solver for the angles."""
     objective_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-    """Say of each objective (ELBO, perception, attention, realism), applied after the rotation."""
+    """Say of each objective (ELBO, perception, attention, realism): in the consensus, and after the rotation."""
 
     def __post_init__(self) -> None:
         _require_choices(self)

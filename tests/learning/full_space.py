@@ -39,6 +39,7 @@ def solve(
     mu: float = 0.9,
     lambd: float = 1.0,
     weights: np.ndarray | None = None,
+    voices: np.ndarray | None = None,
     starts: int = 12,
     seed: int = 0,
 ) -> FullSpace:
@@ -46,7 +47,7 @@ def solve(
     t = len(gradients)
     norms = np.linalg.norm(gradients, axis=1)
     units = gradients / norms[:, None]
-    consensus = unit(mu * unit(d) + (1 - mu) * units.mean(0))
+    consensus = unit(mu * unit(d) + (1 - mu) * np.average(units, axis=0, weights=voices))
     limits = np.arccos(np.clip(units @ consensus, -1, 1))
     ways = np.stack([unit(consensus - (g @ consensus) * g) for g in units])
 

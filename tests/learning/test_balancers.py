@@ -96,7 +96,8 @@ def test_rgb_equals_the_equations_on_whole_vectors() -> None:
     for step in range(4):
         losses = net.losses(step)
         g = jacobian(losses, net.shared())
-        truth = full_space.solve(g.numpy(), d, mu=0.7, lambd=0.5, weights=np.array(weights))
+        say = np.array(weights)
+        truth = full_space.solve(g.numpy(), d, mu=0.7, lambd=0.5, weights=say, voices=say)
         d = truth.consensus
         report = balancer.backward(losses)
         np.testing.assert_allclose(flat_grad(net.shared()), truth.update, atol=2e-5 * np.linalg.norm(truth.update))

@@ -169,7 +169,12 @@ class GradientBalancer:
         if self._aggregator is None:
             config = self.config
             rotation = rotate(
-                gram, mu=config.mu, lambd=config.lambd, alpha_steps=config.alpha_steps, objective_weights=self._say
+                gram,
+                mu=config.mu,
+                lambd=config.lambd,
+                alpha_steps=config.alpha_steps,
+                objective_weights=self._say,
+                consensus_weights=self._say,
             )
             # Where an objective is absent the consensus over what is not shared now waits, and the rest keeps its
             # length.

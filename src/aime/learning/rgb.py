@@ -55,6 +55,7 @@ def rotate(
     lambd: float = 1.0,
     alpha_steps: int = 3,
     objective_weights: Float64[Tensor, " t"] | None = None,
+    consensus_weights: Float64[Tensor, " t"] | None = None,
 ) -> Rotation:
     """Solves RGB on the Gram matrix of (g_1 … g_T, d), rows = T + 1.
 
@@ -69,6 +70,8 @@ def rotate(
         lambd: λ ≥ 0, how strongly a gradient is held to its own direction.
         alpha_steps: rounds of the solver; three reach the optimum (`AngleProblem.solve`).
         objective_weights: ω, one per objective, applied after the rotation.
+        consensus_weights: the share of each objective in the mean that moves d; equal where not given. With a plain
+            mean an objective of small ω would still steer all the others through d.
     """
     t = gram.shape[0] - 1
     squares = gram.diagonal()
@@ -82,7 +85,9 @@ def rotate(
     of_active = active.to(gram.dtype) / count.clamp(min=1)  # turns a sum over the active into their mean
 
     # The consensus, as coefficients of the unit vectors (ḡ_1 … ḡ_T, d/‖d‖).
-    blend = torch.cat([(1.0 - mu) * of_active, mu * known[t:].to(gram.dtype)])
+    voices = active.to(gram.dtype) if consensus_weights is None else active * consensus_weights
+    voices = voices / voices.sum().clamp(min=torch.finfo(gram.dtype).tiny)
+    blend = torch.cat([(1.0 - mu) * voices, mu * known[t:].to(gram.dtype)])
     square = blend @ cosines @ blend
     unchanged = torch.zeros_like(blend)
     unchanged[t] = known[t]

@@ -2,7 +2,8 @@
 
 Each frame has its own latents; they cross-attend to that frame's tokens, then blocks of self-attention run over the
 latents of this frame and the `window` - 1 frames before it, never past the start of an episode. Two read-outs query
-the final latents: the context c[t], and logits for the tokens of the next frame (Perceiver IO, Jaegle et al. 2021).
+the final latents: the context c[t], and logits for the tokens of the next frame (Perceiver IO, Jaegle et al. 2021, in
+which output queries may carry input features of their place: here the token that stands there now).
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from aime.errors import ConfigError
+from aime.perception.perceiver_parts import (
+    CrossAttention,
+    GridEmbedding,
+    Residual,
+    TemporalBlock,
+    TimeChunks,
+    TokenEmbedding,
+    mlp,
+)
 
 
 @dataclass
@@ -61,98 +71,6 @@ class PerceiverOutput:
     """The memory with which the next frames can be read."""
 
 
-@dataclass
-class _Chunks:
-    """How t frames are cut into chunks of queries, each with the keys of its own frames and of the history before."""
-
-    size: int
-    """Frames of queries in one chunk."""
-    history: int
-    """Frames of keys before each chunk."""
-    mask: Bool[Tensor, "chunks 1 queries keys"]
-    """Which latents see which: b·chunks in all."""
-    cos: Float[Tensor, "keys half"]
-    sin: Float[Tensor, "keys half"]
-    """Rotations of the latents of history and chunk, in order."""
-
-
-def _rotate(x: Float[Tensor, "... n dim"], cos: Tensor, sin: Tensor) -> Float[Tensor, "... n dim"]:
-    """Rotary position embedding (Su et al. 2021) over the last dimension's two halves."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
-
-
-def _mlp(dim: int, ratio: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, ratio * dim), nn.GELU(), nn.Linear(ratio * dim, dim))
-
-
-class CrossAttention(nn.Module):
-    """Learned queries, the same for every frame, read a set of vectors."""
-
-    def __init__(self, *, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_queries = nn.LayerNorm(dim)
-        self.norm_source = nn.LayerNorm(dim)
-        self.to_queries = nn.Linear(dim, dim)
-        self.to_keys_values = nn.Linear(dim, 2 * dim)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(
-        self, queries: Float[Tensor, "queries dim"], source: Float[Tensor, "n keys dim"]
-    ) -> Float[Tensor, "n queries dim"]:
-        n = source.shape[0]
-        q = self.to_queries(self.norm_queries(queries)).unflatten(-1, (self.heads, -1)).transpose(0, 1)
-        k, v = self.to_keys_values(self.norm_source(source)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        read = F.scaled_dot_product_attention(q.expand(n, -1, -1, -1), k, v)
-        return queries + self.out(read.transpose(1, 2).flatten(2))
-
-
-class TemporalBlock(nn.Module):
-    """Self-attention over the latents of a window of frames, and an MLP."""
-
-    def __init__(self, *, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(dim)
-        self.to_queries = nn.Linear(dim, dim)
-        self.to_keys_values = nn.Linear(dim, 2 * dim)
-        self.out = nn.Linear(dim, dim)
-        self.mlp = _mlp(dim, 4)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b t latents dim"],
-        past: Float[Tensor, "b history latents two dim"],
-        chunks: _Chunks,
-    ) -> tuple[Float[Tensor, "b t latents dim"], Float[Tensor, "b total latents two dim"]]:
-        """The latents after this block, and the keys and values of `past` and of all these frames in one."""
-        b, t = x.shape[:2]
-        normed = self.norm(x)
-        keys_values = self.to_keys_values(normed).unflatten(-1, (2, -1))
-        everything = torch.cat([past.to(keys_values.dtype), keys_values], dim=1)
-
-        padding = (0, 0, 0, 0, 0, -t % chunks.size)  # whole chunks only; nothing real sees the padded frames
-        queries = F.pad(self.to_queries(normed), padding)
-        queries = queries.unflatten(1, (-1, chunks.size)).flatten(0, 1).flatten(1, 2)
-        q = queries.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        windows = F.pad(everything, (0, 0, *padding)).unfold(1, chunks.history + chunks.size, chunks.size)
-        # b chunks latents two dim frames -> two (b chunks) heads (frames latents) dim
-        k, v = (
-            windows.flatten(0, 1).permute(2, 0, 4, 1, 3).flatten(2, 3).unflatten(-1, (self.heads, -1)).transpose(2, 3)
-        )
-        own = q.shape[2]
-        read = F.scaled_dot_product_attention(
-            _rotate(q, chunks.cos[-own:], chunks.sin[-own:]),
-            _rotate(k, chunks.cos, chunks.sin),
-            v,
-            attn_mask=chunks.mask,
-        )
-        read = read.transpose(1, 2).flatten(2).unflatten(1, (chunks.size, -1)).unflatten(0, (b, -1)).flatten(1, 2)
-        x = x + self.out(read[:, :t])
-        return x + self.mlp(x), everything
-
-
 class CausalPerceiver(nn.Module):
     """Tokens of frames ≤ t to the context c[t] and to logits for the tokens of frame t + 1.
 
@@ -181,21 +99,19 @@ class CausalPerceiver(nn.Module):
             raise ConfigError(f"tokens_per_frame must be a square number (such as 64), not {tokens_per_frame}")
         if dim % (2 * heads):
             raise ConfigError(f"dim must be a multiple of 2 × heads ({2 * heads}), not {dim}")
-        self.grid, self.dim, self.latents_per_frame, self.window = grid, dim, latents_per_frame, window
-        self.from_tokens = nn.Linear(token_dim, dim)
-        self.token_rows = nn.Parameter(torch.randn(grid, 1, dim) * 0.5)
-        self.token_columns = nn.Parameter(torch.randn(1, grid, dim) * 0.5)
-        self.latents = nn.Parameter(torch.randn(latents_per_frame, dim) * 0.5)
+        self.dim, self.latents_per_frame, self.window = dim, latents_per_frame, window
+        self.embed = TokenEmbedding(code_dim=token_dim, grid=grid, dim=dim)
+        self.latents = nn.Parameter(torch.randn(1, latents_per_frame, dim) * 0.5)
         self.read = CrossAttention(dim=dim, heads=heads)
-        self.read_mlp = _mlp(dim, 4)
+        self.read_mlp = mlp(dim, 4)
         self.blocks = nn.ModuleList(TemporalBlock(dim=dim, heads=heads) for _ in range(layers))
-        self.context_query = nn.Parameter(torch.randn(1, dim) * 0.5)
+        self.context_query = nn.Parameter(torch.randn(1, 1, dim) * 0.5)
         self.read_context = CrossAttention(dim=dim, heads=heads)
-        self.to_context = nn.Sequential(_Residual(_mlp(dim, 2)), nn.LayerNorm(dim), nn.Linear(dim, context_dim))
-        self.next_rows = nn.Parameter(torch.randn(grid, 1, dim) * 0.5)
-        self.next_columns = nn.Parameter(torch.randn(1, grid, dim) * 0.5)
+        self.to_context = nn.Sequential(Residual(mlp(dim, 2)), nn.LayerNorm(dim), nn.Linear(dim, context_dim))
+        self.next_position = GridEmbedding(grid, dim)
+        self.from_present = nn.Linear(dim, dim)
         self.read_next = CrossAttention(dim=dim, heads=heads)
-        self.to_logits = nn.Sequential(_Residual(_mlp(dim, 2)), nn.LayerNorm(dim), nn.Linear(dim, codebook_size))
+        self.to_logits = nn.Sequential(Residual(mlp(dim, 2)), nn.LayerNorm(dim), nn.Linear(dim, codebook_size))
         # Wavelengths from 2π frames to some 100 times that: the far end still tells the ends of a long window apart.
         half = dim // heads // 2
         angles = torch.arange(2 * window - 1)[:, None] * 100.0 ** (-torch.arange(half) / half)
@@ -213,8 +129,8 @@ class CausalPerceiver(nn.Module):
         `is_first` is true where an episode starts: there the past is forgotten.
         """
         b, t = is_first.shape
-        tokens = self.from_tokens(codes) + (self.token_rows + self.token_columns).flatten(0, 1)
-        latents = self.read(self.latents, tokens.flatten(0, 1))
+        tokens = self.embed(codes.flatten(0, 1))
+        latents = self.read(self.latents, tokens)
         x = (latents + self.read_mlp(latents)).unflatten(0, (b, t))
 
         history = 0 if cache is None and t <= self.window else self.window - 1
@@ -232,7 +148,9 @@ class CausalPerceiver(nn.Module):
             remembered.append(_last(keys_values, self.window - 1))
         final = x.flatten(0, 1)
         context = self.to_context(self.read_context(self.context_query, final)[:, 0])
-        logits = self.to_logits(self.read_next((self.next_rows + self.next_columns).flatten(0, 1), final))
+        # Each query knows what stands at its place now, so that the latents are asked for what changes.
+        queries = self.next_position() + self.from_present(tokens)
+        logits = self.to_logits(self.read_next(queries, final))
         # A frame of the running episode has the last frame's number; what was never there has none.
         still_visible = _last(episodes == episodes[:, -1:], self.window - 1)
         return PerceiverOutput(
@@ -241,7 +159,7 @@ class CausalPerceiver(nn.Module):
             cache=PerceiverCache(torch.stack(remembered, dim=1), still_visible),
         )
 
-    def _chunks(self, episodes: Int64[Tensor, "b total"], t: int, history: int) -> _Chunks:
+    def _chunks(self, episodes: Int64[Tensor, "b total"], t: int, history: int) -> TimeChunks:
         """Cut t frames after `history` remembered ones into chunks of at most `window` queries."""
         size = min(t, self.window)
         keys = F.pad(episodes, (0, -t % size), value=-2).unfold(1, history + size, size).flatten(0, 1)
@@ -254,14 +172,7 @@ class CausalPerceiver(nn.Module):
         n = self.latents_per_frame
         mask = frames.repeat_interleave(n, 1).repeat_interleave(n, 2)[:, None]
         angles = self.angles[: history + size].repeat_interleave(n, 0)
-        return _Chunks(size, history, mask, angles.cos(), angles.sin())
-
-
-class _Residual(nn.Sequential):
-    """x + f(x)."""
-
-    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        return x + super().forward(x)
+        return TimeChunks(size, history, mask, angles.cos(), angles.sin())
 
 
 def _last(x: Tensor, frames: int) -> Tensor:

@@ -125,7 +125,8 @@ def main() -> None:
     worst_case(model, config, watch)
 
     millions = sum(p.numel() for p in model.generator_parameters()) / 1e6
-    shared = balancer.state_dict()["consensus"].numel() / 1e6
+    reach = [set(parameters) for parameters in model.objective_reach().values()]
+    shared = sum(p.numel() for p in set().union(*reach) if sum(p in own for own in reach) > 1) / 1e6
     sizes = f"{millions:.1f} M parameters ({shared:.1f} M shared), {options.clips} clips"
     print(f"{options.preset}, {sizes}, {options.balancer}")
     print(f"{options.threads} threads, matrix product {speed:.0f} GFLOP/s, peak memory of training {peak:.2f} GiB")

@@ -184,7 +184,7 @@ class BalancerConfig:
     balancer: BalancerName = "rgb"
     """Rotation-based balancing, or another aggregator to compare with."""
     mu: float = 0.9
-    """Momentum of the consensus direction d."""
+    """Momentum of what RGB remembers: how the objectives' gradients stand to each other."""
     lambd: float = 1.0
     """Proximity weight λ: how strongly a rotated gradient is held to its own direction."""
     alpha_steps: int = 3

@@ -10,13 +10,12 @@ from scipy.optimize import minimize
 
 @dataclass
 class FullSpace:
-    """One step of RGB on gradients G (T, n) and a consensus d (n,)."""
+    """One step of RGB on gradients G (T, n), nothing remembered."""
 
     angles: np.ndarray
     limits: np.ndarray
     rotated: np.ndarray
     update: np.ndarray
-    consensus: np.ndarray
     objective: float
 
 
@@ -34,9 +33,7 @@ def objective(rotated: np.ndarray, units: np.ndarray, lambd: float) -> float:
 
 def solve(
     gradients: np.ndarray,
-    d: np.ndarray,
     *,
-    mu: float = 0.9,
     lambd: float = 1.0,
     weights: np.ndarray | None = None,
     voices: np.ndarray | None = None,
@@ -47,7 +44,7 @@ def solve(
     t = len(gradients)
     norms = np.linalg.norm(gradients, axis=1)
     units = gradients / norms[:, None]
-    consensus = unit(mu * unit(d) + (1 - mu) * np.average(units, axis=0, weights=voices))
+    consensus = unit(np.average(units, axis=0, weights=voices))
     limits = np.arccos(np.clip(units @ consensus, -1, 1))
     ways = np.stack([unit(consensus - (g @ consensus) * g) for g in units])
 
@@ -75,6 +72,5 @@ def solve(
         limits=limits,
         rotated=rotated,
         update=norms.mean() * (say[:, None] * rotated).sum(0),
-        consensus=consensus,
         objective=best.fun,
     )

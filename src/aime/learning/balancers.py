@@ -6,9 +6,8 @@
 
 The graph of each objective is cut at its reach, the parameters that it is to move. Parameters that one objective alone
 reaches take its gradient as it is; the others are balanced by RGB (`aime.learning.rgb`) or, for comparison, by one of
-`aime.learning.aggregators`. Memory beyond the parameters: the gradients of the objectives, each within its own reach,
-and one consensus over the shared parameters; at most five copies of the model, none of them kept but the consensus and
-`.grad`.
+`aime.learning.aggregators`. Memory beyond the parameters: the gradients of the objectives, each within its own reach;
+at most four copies of the model, none of them kept but `.grad`.
 """
 
 from __future__ import annotations
@@ -58,30 +57,22 @@ class GradientBalancer:
         if not self.parameters:
             raise ConfigError("the objectives reach no parameters, so there is nothing to train")
         self._aggregator = None if config.balancer == "rgb" else GramAggregator(config.balancer)
-        self._order, self._offsets, size = self._lay_out()
-        keeps_consensus = config.balancer == "rgb"
-        self._consensus = torch.zeros(size if keeps_consensus else 0, device=self.parameters[0].device)
+        self._order = self._lay_out()
+        self._cosines = torch.zeros(len(self.names), len(self.names), dtype=torch.float64)
         self._rotations = torch.zeros(len(self.names), dtype=torch.float64)
         self.step = 0
 
-    def _lay_out(self) -> tuple[list[int], dict[int, int], int]:
-        """The order of the parameters in memory, where each shared one starts in the consensus, and its length.
-
-        Parameters with the same reach lie together, small ones first, so that they can be joined.
+    def _lay_out(self) -> list[int]:
+        """The order in which parameters are gone through: those with the same reach together, small ones first, so that
+        they can be joined.
         """
         within: list[list[int]] = [[] for _ in self.parameters]
         for i, reached in enumerate(self._reach):
             for number in reached:
                 within[number].append(i)
-        order = sorted(
+        return sorted(
             range(len(self.parameters)), key=lambda p: (within[p], self.parameters[p].numel() >= rows.JOIN_BELOW, p)
         )
-        offsets, size = {}, 0
-        for number in order:
-            if len(within[number]) > 1:
-                offsets[number] = size
-                size += self.parameters[number].numel()
-        return order, offsets, size
 
     def backward(self, losses: Mapping[str, Tensor] | Sequence[Tensor], *, retain_graph: bool = False) -> BalanceReport:
         """Differentiates the objectives, balances them, and overwrites `.grad` of every parameter within reach.
@@ -147,7 +138,7 @@ class GradientBalancer:
     def combine(self, gradients: Gradients) -> BalanceReport:
         """The second half of `backward`: the balancer's own algebra. Takes the gradients over; empties the mapping."""
         device = self.parameters[0].device
-        self._consensus, self._say = self._consensus.to(device), self._say.to(device)
+        self._cosines, self._say = self._cosines.to(device), self._say.to(device)
         n = len(self.names)
         by_parameter = _transposed(gradients)
         # Automatic differentiation may hand out one tensor as two gradients; what is written to must be ours alone.
@@ -157,35 +148,29 @@ class GradientBalancer:
         del by_parameter
 
         gram = rows.gram(runs, n, device)
-        shared_squares = gram.diagonal()[:n].clone()
+        shared_squares = gram.diagonal().clone()
         squares = shared_squares + _squares_alone(alone, n, device)
         # An objective that is not finite anywhere, even outside the shared parameters, has no say anywhere.
         finite = torch.isfinite(squares)
-        gram[:n, :n].masked_fill_(~(finite[:, None] & finite[None, :]), 0.0)
-        gram[n].masked_fill_(~torch.cat([finite, finite.new_ones(1)]), 0.0)
-        gram[:, n].copy_(gram[n])
+        gram.masked_fill_(~(finite[:, None] & finite[None, :]), 0.0)
 
         limits = torch.zeros(n, dtype=torch.float64, device=device)
         if self._aggregator is None:
             config = self.config
             rotation = rotate(
                 gram,
+                self._cosines,
                 mu=config.mu,
                 lambd=config.lambd,
                 alpha_steps=config.alpha_steps,
                 objective_weights=self._say,
                 consensus_weights=self._say,
             )
-            # Where an objective is absent the consensus over what is not shared now waits, and the rest keeps its
-            # length.
-            length = gram[n, n].sqrt()
-            length = torch.where(length > 0, length, torch.ones_like(length))
-            update, limits, self._rotations = rotation.update, rotation.limits, rotation.angles
-            rows.combine(runs, update, rotation.consensus * length)
+            self._cosines, self._rotations = rotation.cosines, rotation.angles
+            update, limits = rotation.update, rotation.limits
         else:
-            weights = self._aggregator.weights(gram[:n, :n], self.config.objective_weights[:n])
-            update = torch.cat([weights, weights.new_zeros(1)])
-            rows.combine(runs, update)
+            update = self._aggregator.weights(gram, self.config.objective_weights[:n])
+        rows.combine(runs, update)
 
         self._hand_out(runs, alone, rows.coefficients(self._say * finite), uses)
         self.step += 1
@@ -202,7 +187,6 @@ class GradientBalancer:
                 and self.parameters[number].numel() < rows.JOIN_BELOW
                 and filled < rows.JOIN_BELOW
                 and shared[number].keys() == shared[group[-1]].keys()
-                and self._offsets[number] == self._offsets[group[-1]] + self.parameters[group[-1]].numel()
             )
             if group and not joins:
                 yield self._run(group, shared, uses)
@@ -220,11 +204,7 @@ class GradientBalancer:
             flat.append(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
         if uses[flat[0].data_ptr()] > 1:
             flat[0] = flat[0].clone()
-        consensus = None
-        if len(self._consensus):
-            start = self._offsets[group[0]]
-            consensus = self._consensus[start : start + len(flat[0])]
-        return rows.Run(tuple(group), objectives, flat, consensus)
+        return rows.Run(tuple(group), objectives, flat)
 
     def _hand_out(
         self,
@@ -247,12 +227,11 @@ class GradientBalancer:
     def _report(
         self, gram: Tensor, update: Tensor, limits: Tensor, squares: Tensor, shared_squares: Tensor
     ) -> BalanceReport:
-        n = len(self.names)
-        norms = gram.diagonal()[:n].sqrt()
+        norms = gram.diagonal().sqrt()
         inverse = torch.where(norms > 0, 1.0 / norms, 0.0)
-        cosines = (gram[:n, :n] * inverse[:, None] * inverse[None, :]).clamp(-1.0, 1.0)
+        cosines = (gram * inverse[:, None] * inverse[None, :]).clamp(-1.0, 1.0)
         length = (update @ gram @ update).clamp(min=0.0).sqrt()
-        along = torch.where(length > 0, (gram[:n] @ update) * inverse / length, 1.0).clamp(-1.0, 1.0)
+        along = torch.where(length > 0, (gram @ update) * inverse / length, 1.0).clamp(-1.0, 1.0)
         rotations = self._rotations if self._aggregator is None else torch.zeros_like(norms)
         return BalanceReport(
             names=self.names,
@@ -262,15 +241,15 @@ class GradientBalancer:
             angles=torch.where(norms > 0, along.acos(), 0.0),
             rotations=rotations,
             limits=limits,
-            weights=update[:n],
+            weights=update,
             active=torch.isfinite(squares) & (squares > 0),
             conflicts=(cosines.triu(1) < 0).sum(),
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs: the consensus d (flat float32), the step, and the last angles of rotation."""
+        """What a resumed run needs: RGB's remembered cosines, the step, and the last angles of rotation."""
         return {
-            "consensus": self._consensus.detach().clone(),
+            "cosines": self._cosines.detach().clone(),
             "step": torch.tensor(self.step, dtype=torch.int64),
             "angles": self._rotations.detach().clone(),
         }
@@ -279,19 +258,17 @@ class GradientBalancer:
         """Goes on from a `state_dict`.
 
         Raises:
-            CheckpointError: an entry is missing, or was made for another model or balancer.
+            CheckpointError: an entry is missing, or was made for another number of objectives.
         """
-        missing = [key for key in ("consensus", "step", "angles") if key not in state]
+        missing = [key for key in ("cosines", "step", "angles") if key not in state]
         if missing:
             raise CheckpointError(f"the balancer's state lacks {', '.join(missing)}: it is not one that AIME wrote")
-        if state["consensus"].shape != self._consensus.shape or state["angles"].shape != self._rotations.shape:
+        if state["cosines"].shape != self._cosines.shape or state["angles"].shape != self._rotations.shape:
             raise CheckpointError(
-                f"the balancer's state holds a consensus over {state['consensus'].numel()} parameters and "
-                f"{state['angles'].numel()} objectives, but balancer {self.config.balancer} on this model needs "
-                f"{self._consensus.numel()} and {self._rotations.numel()}: resume with the same model "
-                "and the same balancer"
+                f"the balancer's state remembers {len(state['cosines'])} objectives, but this model has "
+                f"{len(self.names)}: resume with the same model"
             )
-        self._consensus = state["consensus"].to(self._consensus).clone()
+        self._cosines = state["cosines"].to(self._cosines).clone()
         self._rotations = state["angles"].to(self._rotations).clone()
         self.step = int(state["step"])
 

@@ -30,7 +30,7 @@ class BalanceReport:
     limits: Float64[Tensor, " n"]
     """Angle between each gradient and RGB's consensus, the most it may turn; zeros for other balancers."""
     weights: Float64[Tensor, " n"]
-    """Coefficient of each gradient in the update (RGB adds a multiple of the old consensus)."""
+    """Coefficient of each gradient in the update."""
     active: Bool[Tensor, " n"]
     """Objectives that had a say."""
     conflicts: Int64[Tensor, ""]

@@ -1,15 +1,20 @@
 """RGB, rotation-based gradient balancing: every objective turns towards the consensus, none past it.
 
     ḡ_i = g_i / ‖g_i‖                                   each objective's own direction
-    d   ← normalise(μ d + (1 − μ) mean_i ḡ_i)           the consensus, which has a memory
+    C   ← μ C + (1 − μ) ḡ·ḡᵀ                            how the objectives stand to each other: cosines, with a memory
+    d   = normalise(mean_i ḡ_i)                         the consensus
     w_i = the unit part of d orthogonal to ḡ_i          the way to turn
     r_i = cos α_i ḡ_i + sin α_i w_i                     0 ≤ α_i ≤ ∠(ḡ_i, d), see `aime.learning.rotation`
     update = mean_i ‖g_i‖ · Σ_i ω_i r_i                 ω_i: the say of objective i, 1 by default
 
-All of it lies in the span of {g_1 … g_T, d} and depends on their inner products alone, so `rotate` works on a
-(T + 1) × (T + 1) Gram matrix and answers with the coefficients of the update and of the new consensus. `RGB` is the
-same thing as a `torchjd` aggregator; `aime.learning.balancers` applies it to a model without ever stacking its
-gradients.
+The angles are those that are best for the remembered cosines; the directions are those of the present step. So the
+memory steadies how far each gradient turns, and never moves a parameter by itself: a remembered *direction* would (the
+update would run tens of steps behind the losses, at full length, and what is faint at first, such as a latent that
+begins to carry a body's position, drowns in it).
+
+All of it lies in the span of {g_1 … g_T} and depends on their inner products alone, so `rotate` works on a T × T Gram
+matrix and answers with the coefficients of the update. `RGB` is the same thing as a `torchjd` aggregator;
+`aime.learning.balancers` applies it to a model without ever stacking its gradients.
 """
 
 from __future__ import annotations
@@ -29,27 +34,60 @@ PARALLEL = 1e-3
 """Radians within which two directions count as one: inner products summed in float32 tell no finer."""
 
 _VANISHED = 1e-12
-"""Squared norm of μ d + (1 − μ) mean ḡ below which its direction is rounding noise."""
+"""Squared norm of mean ḡ below which its direction is rounding noise."""
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """What RGB decided, in float64 on the Gram matrix's device. T objectives; the last coefficient is the old d's."""
+    """What RGB decided, in float64 on the Gram matrix's device, for T objectives."""
 
-    update: Float64[Tensor, " rows"]
-    """Coefficients of (g_1 … g_T, d) in the update."""
-    consensus: Float64[Tensor, " rows"]
-    """Coefficients of (g_1 … g_T, d) in the new d, which has norm 1 (or is zero if there was nothing to agree on)."""
+    update: Float64[Tensor, " t"]
+    """Coefficients of (g_1 … g_T) in the update."""
+    cosines: Float64[Tensor, "t t"]
+    """The remembered cosines C, for the next step; zero where an objective was never heard."""
     angles: Float64[Tensor, " t"]
     """Angle α_i in radians by which each gradient was turned."""
     limits: Float64[Tensor, " t"]
-    """Angle ∠(ḡ_i, d) in radians to the new consensus; 0 for what cannot turn."""
+    """Angle ∠(ḡ_i, d) in radians to the consensus; 0 for what cannot turn."""
     active: Bool[Tensor, " t"]
     """Objectives that have a say: a finite gradient that is not zero."""
 
 
+@dataclass(frozen=True)
+class _Stance:
+    """Where T unit vectors with the given cosines stand towards their consensus d = Σ blend_i ḡ_i."""
+
+    cosines: Float64[Tensor, "t t"]
+    blend: Float64[Tensor, " t"]
+    c: Float64[Tensor, " t"]
+    """cos ∠(ḡ_i, d)."""
+    per_s: Float64[Tensor, " t"]
+    """1 / sin ∠(ḡ_i, d); 0 for what cannot turn."""
+    limits: Float64[Tensor, " t"]
+
+    @classmethod
+    def of(cls, cosines: Tensor, voices: Tensor, active: Tensor) -> _Stance:
+        square = voices @ cosines @ voices
+        exists = square > _VANISHED
+        blend = voices / square.clamp(min=_VANISHED).sqrt()
+        c = (cosines @ blend).clamp(-1.0, 1.0)
+        s = (1.0 - c * c).sqrt()
+        turns = active & exists & (s > PARALLEL)
+        per_s = turns.to(c.dtype) / torch.where(turns, s, 1.0)
+        return cls(cosines, blend, c, per_s, torch.where(turns, torch.atan2(s, c), 0.0))
+
+    def best_angles(self, kappa: Tensor, alpha_steps: int) -> Float64[Tensor, " t"]:
+        c, per_s = self.c, self.per_s
+        gw = (c[:, None] - c[None, :] * self.cosines) * per_s[None, :]
+        ww = 1.0 - c[:, None] ** 2 - c[None, :] ** 2 + c[:, None] * c[None, :] * self.cosines
+        ww = ww * per_s[:, None] * per_s[None, :]
+        problem = AngleProblem.of(self.cosines, gw.clamp(-1.0, 1.0), ww.clamp(-1.0, 1.0), self.limits, kappa)
+        return problem.solve(alpha_steps)
+
+
 def rotate(
-    gram: Float64[Tensor, "rows rows"],
+    gram: Float64[Tensor, "t t"],
+    remembered: Float64[Tensor, "t t"] | None = None,
     *,
     mu: float = 0.9,
     lambd: float = 1.0,
@@ -57,70 +95,58 @@ def rotate(
     objective_weights: Float64[Tensor, " t"] | None = None,
     consensus_weights: Float64[Tensor, " t"] | None = None,
 ) -> Rotation:
-    """Solves RGB on the Gram matrix of (g_1 … g_T, d), rows = T + 1.
+    """Solves RGB on the Gram matrix of (g_1 … g_T).
 
-    An objective with a zero or non-finite gradient has no say and does not touch the consensus. A gradient that is
-    parallel or antiparallel to d (within `PARALLEL`) has no way to turn and stays; with d = 0 (the first step) the
-    consensus is the mean direction.
+    An objective with a zero or non-finite gradient has no say: it touches neither the consensus nor what is remembered.
+    A gradient that is parallel or antiparallel to d (within `PARALLEL`) has no way to turn and stays.
 
     Args:
-        gram: inner products; the last row and column belong to d, which may be zero. Rows of T that hold a NaN or an
-            infinity are taken out.
-        mu: momentum of d, in [0, 1).
+        gram: inner products. Rows that hold a NaN or an infinity are taken out.
+        remembered: the cosines C of the step before; None, or zero on the diagonal where an objective was never heard.
+        mu: momentum of C, in [0, 1).
         lambd: λ ≥ 0, how strongly a gradient is held to its own direction.
         alpha_steps: rounds of the solver; three reach the optimum (`AngleProblem.solve`).
         objective_weights: ω, one per objective, applied after the rotation.
-        consensus_weights: the share of each objective in the mean that moves d; equal where not given. With a plain
+        consensus_weights: the share of each objective in the mean that is d; equal where not given. With a plain
             mean an objective of small ω would still steer all the others through d.
     """
-    t = gram.shape[0] - 1
     squares = gram.diagonal()
-    known = torch.isfinite(squares) & (squares > 0)
-    active = known[:t]
-    inverse = known.to(gram.dtype) / torch.where(known, squares, 1.0).sqrt()
-    both = known[:, None] & known[None, :]
+    active = torch.isfinite(squares) & (squares > 0)
+    inverse = active.to(gram.dtype) / torch.where(active, squares, 1.0).sqrt()
+    both = active[:, None] & active[None, :]
     cosines = torch.where(both, gram * inverse[:, None] * inverse[None, :], 0.0).clamp(-1.0, 1.0)
-    norms = torch.where(active, squares[:t], 0.0).sqrt()
+    norms = torch.where(active, squares, 0.0).sqrt()
     count = active.to(gram.dtype).sum()
     of_active = active.to(gram.dtype) / count.clamp(min=1)  # turns a sum over the active into their mean
 
-    # The consensus, as coefficients of the unit vectors (ḡ_1 … ḡ_T, d/‖d‖).
+    memory = cosines if remembered is None else _remember(cosines, remembered, both, mu)
     voices = active.to(gram.dtype) if consensus_weights is None else active * consensus_weights
     voices = voices / voices.sum().clamp(min=torch.finfo(gram.dtype).tiny)
-    blend = torch.cat([(1.0 - mu) * voices, mu * known[t:].to(gram.dtype)])
-    square = blend @ cosines @ blend
-    unchanged = torch.zeros_like(blend)
-    unchanged[t] = known[t]
-    blend = torch.where(square > _VANISHED, blend / square.clamp(min=_VANISHED).sqrt(), unchanged)
-    exists = (square > _VANISHED) | known[t]
-
-    # Where each gradient stands towards it, and the inner products of the directions of turn.
-    c = (cosines @ blend)[:t].clamp(-1.0, 1.0)
-    s = (1.0 - c * c).sqrt()
-    turns = active & exists & (s > PARALLEL)
-    per_s = turns.to(gram.dtype) / torch.where(turns, s, 1.0)
-    gg = cosines[:t, :t]
-    gw = (c[:, None] - c[None, :] * gg) * per_s[None, :]
-    ww = (1.0 - c[:, None] ** 2 - c[None, :] ** 2 + c[:, None] * c[None, :] * gg) * per_s[:, None] * per_s[None, :]
-    limits = torch.where(turns, torch.atan2(s, c), 0.0)
     kappa = lambd * (count - 1).clamp(min=0) / 2
-    angles = AngleProblem.of(gg, gw.clamp(-1.0, 1.0), ww.clamp(-1.0, 1.0), limits, kappa).solve(alpha_steps)
+    wanted = _Stance.of(torch.where(both, memory, 0.0), voices, active).best_angles(kappa, alpha_steps)
+    now = _Stance.of(cosines, voices, active)
+    angles = torch.minimum(wanted, now.limits)
 
     # r_i = (cos α_i − sin α_i cot θ_i) ḡ_i + (sin α_i / sin θ_i) d, and Σ ω_i r_i at the mean norm.
     say = norms @ of_active * active
     if objective_weights is not None:
         say = say * objective_weights
-    towards = angles.sin() * per_s
-    own = angles.cos() - towards * c
-    update = (say * towards).sum() * blend
-    update[:t] += say * own
-    return Rotation(update * inverse, blend * inverse, angles, limits, active)
+    towards = angles.sin() * now.per_s
+    update = (say * towards).sum() * now.blend + say * (angles.cos() - towards * now.c)
+    return Rotation(update * inverse, memory, angles, now.limits, active)
+
+
+def _remember(cosines: Tensor, remembered: Tensor, both: Tensor, mu: float) -> Tensor:
+    """C after this step. A pair that was not heard now keeps what is remembered; one never heard before starts here."""
+    heard = remembered.diagonal() > 0
+    blended = torch.where(heard[:, None] & heard[None, :], mu * remembered + (1.0 - mu) * cosines, cosines)
+    return torch.where(both, blended, remembered)
 
 
 class RGB(Aggregator):
     """Rotation-based balancing as a `torchjd` aggregator: a (T, n) Jacobian in, an (n,) update out.
 
-    It remembers the consensus between calls; `reset` forgets it, and `state_dict` holds it.
+    It remembers between calls how the gradients stand to each other; `reset` forgets it, and `state_dict` holds it.
 
     Args:
         mu, lambd, alpha_steps, objective_weights: as for `rotate`.
@@ -129,7 +155,7 @@ class RGB(Aggregator):
     tensor([2.7964, 2.7964])
     """
 
-    consensus: Tensor | None
+    cosines: Tensor | None
     angles: Tensor | None
 
     def __init__(
@@ -147,44 +173,46 @@ class RGB(Aggregator):
             )
         self.mu, self.lambd, self.alpha_steps = mu, lambd, alpha_steps
         self.objective_weights = None if objective_weights is None else tuple(objective_weights)
-        self.consensus = None
+        self.cosines = None
         self.angles = None
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, /) -> Tensor:
-        """The update for the rows of `matrix` (T, n), in its dtype; advances the consensus."""
-        d = matrix.new_zeros(matrix.shape[1]) if self.consensus is None else self.consensus.to(matrix)
-        if d.shape[0] != matrix.shape[1]:
+        """The update for the rows of `matrix` (T, n), in its dtype; advances the memory."""
+        if self.cosines is not None and len(self.cosines) != matrix.shape[0]:
             raise ShapeError(
-                f"this RGB holds a consensus over {d.shape[0]} parameters but was given gradients of "
-                f"{matrix.shape[1]}; call reset() to start anew"
+                f"this RGB remembers {len(self.cosines)} objectives but was given gradients of {matrix.shape[0]}; "
+                "call reset() to start anew"
             )
         if self.objective_weights is not None and len(self.objective_weights) != matrix.shape[0]:
             raise ShapeError(f"RGB has {len(self.objective_weights)} objective_weights for {matrix.shape[0]} gradients")
-        rows = torch.cat([matrix, d[None]]).double()
+        rows = matrix.double()
         weights = None if self.objective_weights is None else rows.new_tensor(self.objective_weights)
         rotation = rotate(
-            rows @ rows.T, mu=self.mu, lambd=self.lambd, alpha_steps=self.alpha_steps, objective_weights=weights
+            rows @ rows.T,
+            None if self.cosines is None else self.cosines.to(rows),
+            mu=self.mu,
+            lambd=self.lambd,
+            alpha_steps=self.alpha_steps,
+            objective_weights=weights,
         )
         # A row without a say may hold NaN, and 0 · NaN is NaN.
-        silent = ~torch.cat([rotation.active, rotation.active.new_ones(1)])
-        rows = rows.masked_fill(silent[:, None], 0.0)
-        self.consensus = (rotation.consensus @ rows).to(matrix.dtype)
-        self.angles = rotation.angles
+        rows = rows.masked_fill(~rotation.active[:, None], 0.0)
+        self.cosines, self.angles = rotation.cosines, rotation.angles
         return (rotation.update @ rows).to(matrix.dtype)
 
     def reset(self) -> None:
-        """Forgets the consensus."""
-        self.consensus = None
+        """Forgets how the gradients stood to each other."""
+        self.cosines = None
         self.angles = None
 
     def get_extra_state(self) -> dict[str, Tensor | None]:
-        """The consensus and the last angles, for `state_dict`."""
-        return {"consensus": self.consensus, "angles": self.angles}
+        """The remembered cosines and the last angles, for `state_dict`."""
+        return {"cosines": self.cosines, "angles": self.angles}
 
     def set_extra_state(self, state: dict[str, Tensor | None]) -> None:
         """Takes over what `get_extra_state` gave."""
-        self.consensus, self.angles = state["consensus"], state["angles"]
+        self.cosines, self.angles = state["cosines"], state["angles"]
 
     def __repr__(self) -> str:
         return f"RGB(mu={self.mu}, lambd={self.lambd}, alpha_steps={self.alpha_steps})"

@@ -1,11 +1,10 @@
 """Linear algebra over several gradients of a model, without ever stacking them.
 
-The gradients of T objectives and the consensus are T + 1 vectors as long as the model is large. A balancer needs their
-inner products once and a few linear combinations of them once. Here each vector stays where automatic differentiation
-left it, in pieces ("runs"): a run is a stretch of parameters that the same objectives reach, one tensor of the model or
-many small ones joined. Two passes go over the runs in chunks that fit the cache: `gram` reads, `combine` writes the
-update into the storage of one of the gradients and the new consensus into that of the old one. So no copy of the model
-is made, and an objective costs nothing where it does not reach.
+The gradients of T objectives are T vectors as long as the model is large. A balancer needs their inner products once
+and one linear combination of them. Here each vector stays where automatic differentiation left it, in pieces ("runs"):
+a run is a stretch of parameters that the same objectives reach, one tensor of the model or many small ones joined. Two
+passes go over the runs in chunks that fit the cache: `gram` reads, `combine` writes the update into the storage of one
+of the gradients. So no copy of the model is made, and an objective costs nothing where it does not reach.
 """
 
 from __future__ import annotations
@@ -34,60 +33,42 @@ class Run:
     """Which objectives reach them, in order."""
     rows: list[Float[Tensor, " n"]]
     """Their gradients there, in the order of `objectives`. The first is overwritten by the update."""
-    consensus: Float[Tensor, " n"] | None
-    """The stretch of the consensus, overwritten by the new one; None if there is none to keep."""
 
-    def chunks(self) -> Sequence[tuple[list[Tensor], Tensor | None]]:
-        """The rows and the consensus, cut into cache-sized stretches; on an accelerator in one piece."""
+    def chunks(self) -> Sequence[list[Tensor]]:
+        """The rows, cut into cache-sized stretches; on an accelerator in one piece."""
         n = len(self.rows[0])
         size = CHUNK_PER_THREAD * torch.get_num_threads() if self.rows[0].device.type == "cpu" else n
         if n <= size:
-            return [(self.rows, self.consensus)]
-        return [
-            ([row[i : i + size] for row in self.rows], None if self.consensus is None else self.consensus[i : i + size])
-            for i in range(0, n, size)
-        ]
+            return [self.rows]
+        return [[row[i : i + size] for row in self.rows] for i in range(0, n, size)]
 
 
-def gram(runs: Sequence[Run], objectives: int, device: torch.device) -> Float64[Tensor, "rows rows"]:
-    """Inner products of (g_1 … g_T, d), rows = T + 1; what a run lacks counts as zero there.
+def gram(runs: Sequence[Run], objectives: int, device: torch.device) -> Float64[Tensor, "t t"]:
+    """Inner products of (g_1 … g_T); what a run lacks counts as zero there.
 
     Each chunk's product is summed in float32, the chunks in float64: relative errors of the cosines stay near 1e-8.
     """
     cells: dict[tuple[int, int], list[Tensor]] = {}
     for run in runs:
-        for rows, consensus in run.chunks():
+        for rows in run.chunks():
             labelled = list(zip(run.objectives, rows, strict=True))
-            if consensus is not None:
-                labelled.append((objectives, consensus))
             for k, (i, left) in enumerate(labelled):
                 for j, right in labelled[k:]:
                     cells.setdefault((i, j), []).append(torch.dot(left, right))
-    result = torch.zeros(objectives + 1, objectives + 1, dtype=torch.float64, device=device)
+    result = torch.zeros(objectives, objectives, dtype=torch.float64, device=device)
     for (i, j), parts in cells.items():
         result[i, j] = result[j, i] = torch.stack(parts).double().sum()
     return result
 
 
-def combine(
-    runs: Sequence[Run], update: Float64[Tensor, " rows"], consensus: Float64[Tensor, " rows"] | None = None
-) -> None:
-    """Overwrites each run's first row by the update, and its consensus by the new one; rows = T + 1.
-
-    A coefficient of zero silences its row even where that holds a NaN.
-    """
-    for_update, for_consensus = coefficients(update), coefficients(update if consensus is None else consensus)
+def combine(runs: Sequence[Run], weights: Float64[Tensor, " t"]) -> None:
+    """Overwrites each run's first row by Σ weights_i g_i. A weight of zero silences its row even where that is NaN."""
+    scales = coefficients(weights)
     for run in runs:
-        for rows, d in run.chunks():
-            if d is None:
-                result = torch.zeros_like(rows[0])
-            else:
-                result = d * for_update[-1]
-                d.mul_(for_consensus[-1])
+        for rows in run.chunks():
+            result = torch.zeros_like(rows[0])
             for i, row in zip(run.objectives, rows, strict=True):
-                add_scaled(result, row, for_update[i])
-                if d is not None:
-                    add_scaled(d, row, for_consensus[i])
+                add_scaled(result, row, scales[i])
             rows[0].copy_(result)
 
 

@@ -3,7 +3,7 @@
     step-00000100/
         model.safetensors        weights and buffers, by name
         optimizer.safetensors    both optimizers' moments, by the names of their parameters
-        balancer.safetensors     the consensus direction and whatever else the balancer carries on
+        balancer.safetensors     what the balancer remembers
         config.yaml              the settings of the run
         state.json               the step, the position in the data, random states; size and SHA-256 of the files above
 

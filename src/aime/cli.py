@@ -57,7 +57,9 @@ def call(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command on its flags, and turn whatever a user can mend into a sentence and an exit code."""
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if debug:  # AIME's own, not the thousand lines of a plotting library looking for its fonts
+        logging.getLogger("aime").setLevel(logging.DEBUG)
     try:
         return command(arguments)
     except SystemExit as stop:  # tyro's way out after --help

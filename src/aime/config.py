@@ -189,7 +189,7 @@ class BalancerConfig:
     """Proximity weight λ: how strongly a rotated gradient is held to its own direction."""
     alpha_steps: int = 3
     """Newton or sweep iterations of the solver for the angles."""
-    objective_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    objective_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 0.1)
     """Say of each objective (ELBO, perception, attention, realism): in the consensus, and after the rotation."""
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ SHARD_BYTES = 200 * 1024**2
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
-class _ShardFile(io.FileIO):
+class ShardFile(io.FileIO):
     """A file that keeps a failed write to itself.
 
     HDF5 cannot close a file whose writes fail, and takes the process down at exit. So it is told that all is well, and
@@ -93,7 +93,7 @@ class ShardWriter:
             raise DataError(f"{path} exists already and is not overwritten; move it away and try again")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self._raw = self._guard(lambda: _ShardFile(self._temporary, "w+"))
+        self._raw = self._guard(lambda: ShardFile(self._temporary, "w+"))
         self._file = h5py.File(self._raw, "w")
         self._episodes: list[EpisodeRecord] = []
         self._frames = 0

@@ -60,7 +60,7 @@ def _cagrad() -> Weighting:
         return CAGradWeighting(c=CAGRAD_RADIUS)
     except ImportError as error:
         raise ConfigError(
-            "balancer cagrad needs the packages cvxpy and clarabel: pip install cvxpy clarabel, or choose "
+            "balancer cagrad needs the packages cvxpy and clarabel: pip install aime[cagrad], or choose "
             "another balancer"
         ) from error
 

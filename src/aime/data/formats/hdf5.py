@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aime.data.shards import CHUNK_FRAMES, _ShardFile
+from aime.data.shards import CHUNK_FRAMES, ShardFile
 from aime.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -122,7 +122,7 @@ class NewFile:
     def __init__(self, path: Path, **options: Any) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._raw = _ShardFile(path, "w+")
+        self._raw = ShardFile(path, "w+")
         self.h5 = h5py.File(self._raw, "w", **options)
 
     def put(self, group: h5py.Group, name: str, array: np.ndarray) -> None:

@@ -1,7 +1,8 @@
 """Every setting of AIME, once, with its default in sight.
 
 Each part of the system has one small dataclass; `TrainConfig` composes them, and the command line is made from it
-(flat flags: ``--latent-dim``, ``--learning-rate``, …). The defaults are the ``base`` preset. What follows from another
+(flat flags: ``--latent-dim``, ``--learning-rate``, …). The defaults are the quickstart's, and the ``base``
+preset is made of them. What follows from another
 setting is derived in one place, as a property of the class that owns it.
 """
 
@@ -155,7 +156,7 @@ class LossConfig:
     """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
     lambda_attended: float = 0.05
     """Weight, inside the attention objective, of the error where attention lies: what it asks of the decoder."""
-    lambda_rollout: float = 1.0
+    lambda_rollout: float = 0.1
     """Weight of the open-loop (dreamed) steps inside the ELBO."""
     rollout_steps: int = 4
     """Open-loop steps K of the dreams that training rolls out; 0 trains on filtered frames only."""
@@ -165,7 +166,7 @@ class LossConfig:
     """Weight of the head that predicts the next context for dreams."""
     free_nats: float = 0.0
     """KL per frame below which the latent is not pressed further."""
-    kl_balance: float = 0.5
+    kl_balance: float = 0.8
     """Share of the latent KL's gradient that goes to the prior; 0.5 is the plain KL."""
     lambda_feature_matching: float = 1.0
     """Weight of feature matching inside the adversarial objective."""
@@ -354,6 +355,11 @@ class PresetValues:
     run: dict[str, Any] = field(default_factory=dict)
 
 
+DREAMING_BETA = 10.0
+"""β of the presets. At β = 1 the bound is all but the likelihood of the pixels: a latent that tells them to the last
+grey level costs 40 nats and no prior can foresee it. At 10 it says what can be foreseen, and the dream holds for longer
+(docs/theory.md has the figures)."""
+
 PRESETS: dict[str, PresetValues] = {
     # Learns on two CPU cores in minutes.
     "tiny": PresetValues(
@@ -372,9 +378,10 @@ PRESETS: dict[str, PresetValues] = {
             "num_slots": 4,
         },
         optimizer={"learning_rate": 0.0006, "warmup_epochs": 3.0},
+        loss={"beta": DREAMING_BETA},
     ),
     # The quickstart's Card 1: the defaults above.
-    "base": PresetValues(),
+    "base": PresetValues(loss={"beta": DREAMING_BETA}),
     # For a big GPU.
     "large": PresetValues(
         model={
@@ -392,6 +399,7 @@ PRESETS: dict[str, PresetValues] = {
             "num_slots": 8,
         },
         optimizer={"learning_rate": 0.0001},
+        loss={"beta": DREAMING_BETA},
     ),
 }
 

@@ -68,6 +68,8 @@ class DPGMMPrior(nn.Module):
             nn.Linear(hidden_dim, hidden_dim),
             nn.SiLU(),
         )
+        # What all components' means have in common learns from every frame, each one's own part from those it explains.
+        self.common_mean = nn.Linear(hidden_dim, latent_dim)
         self.means = nn.Linear(hidden_dim, max_components * latent_dim)
         self.log_vars = nn.Linear(hidden_dim, max_components * latent_dim)
         # Log a and log b of each stick, then log shape and log rate of q(α): read out as they are, under no norm.
@@ -78,6 +80,8 @@ class DPGMMPrior(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Start with components spread over a standard normal, each as likely as the next, for every condition."""
+        nn.init.zeros_(self.common_mean.weight)
+        nn.init.zeros_(self.common_mean.bias)
         for head in (self.means, self.log_vars, self.sticks):
             nn.init.normal_(head.weight, std=0.1 / math.sqrt(head.in_features))
             nn.init.zeros_(head.bias)
@@ -107,7 +111,7 @@ class DPGMMPrior(nn.Module):
             # deviation.
             features = features.to(self.means.weight.dtype)
             shape = (self.max_components, self.latent_dim)
-            means = self.means(features).unflatten(-1, shape)
+            means = self.common_mean(features).unsqueeze(-2) + self.means(features).unflatten(-1, shape)
             log_vars = soft_clamp(self.log_vars(features).unflatten(-1, shape), *LOG_VAR_RANGE)
             sizes = [self.max_components - 1, self.max_components - 1, 2]
             log_a, log_b, log_alpha = self.sticks(features).split(sizes, dim=-1)

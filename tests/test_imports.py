@@ -12,8 +12,9 @@ SOURCE = Path(__file__).parents[1] / "src/aime"
 PILLARS = {"perception", "belief", "dynamics", "attention", "learning"}
 BELOW = {
     "errors": set[str](),
+    "attend": set[str](),
     "config": {"errors"},
-    **{part: {"config", "errors"} for part in (*PILLARS, "data", "pictures", "inputs")},
+    **{part: {"attend", "config", "errors"} for part in (*PILLARS, "data", "pictures", "inputs")},
     "outputs": PILLARS,
     "losses": PILLARS | {"config"},
     "world_model": PILLARS | {"config", "errors", "inputs", "losses", "outputs"},

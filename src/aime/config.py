@@ -166,8 +166,10 @@ class LossConfig:
     """Weight of the head that predicts the next context for dreams."""
     free_nats: float = 0.0
     """KL per frame below which the latent is not pressed further."""
-    kl_balance: float = 0.8
-    """Share of the latent KL's gradient that goes to the prior; 0.5 is the plain KL."""
+    kl_dynamics: float = 16.0
+    """Factor on the gradient that the latent KL gives the prior; with this and the next at 1 it is the ELBO's own."""
+    kl_representation: float = 4.0
+    """Factor on the gradient that the latent KL gives the posterior; a high one leaves only what can be foreseen."""
     lambda_feature_matching: float = 1.0
     """Weight of feature matching inside the adversarial objective."""
 
@@ -175,7 +177,6 @@ class LossConfig:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             _require(value >= 0, f"{f.name} must not be negative, got {value!r}")
-        _require(0.0 <= self.kl_balance <= 1.0, f"kl_balance must be in [0, 1], got {self.kl_balance}")
 
 
 @dataclass(frozen=True)
@@ -355,11 +356,6 @@ class PresetValues:
     run: dict[str, Any] = field(default_factory=dict)
 
 
-DREAMING_BETA = 10.0
-"""β of the presets. At β = 1 the bound is all but the likelihood of the pixels: a latent that tells them to the last
-grey level costs 40 nats and no prior can foresee it. At 10 it says what can be foreseen, and the dream holds for longer
-(docs/theory.md has the figures)."""
-
 PRESETS: dict[str, PresetValues] = {
     # Learns on two CPU cores in minutes.
     "tiny": PresetValues(
@@ -377,11 +373,10 @@ PRESETS: dict[str, PresetValues] = {
             "attention_dim": 32,
             "num_slots": 4,
         },
-        optimizer={"learning_rate": 0.0006, "warmup_epochs": 3.0},
-        loss={"beta": DREAMING_BETA},
+        optimizer={"learning_rate": 0.001, "warmup_epochs": 3.0},
     ),
     # The quickstart's Card 1: the defaults above.
-    "base": PresetValues(loss={"beta": DREAMING_BETA}),
+    "base": PresetValues(),
     # For a big GPU.
     "large": PresetValues(
         model={
@@ -399,7 +394,6 @@ PRESETS: dict[str, PresetValues] = {
             "num_slots": 8,
         },
         optimizer={"learning_rate": 0.0001},
-        loss={"beta": DREAMING_BETA},
     ),
 }
 

@@ -4,7 +4,7 @@ All likelihoods and KLs are in nats per frame, so that beta = 1 is the evidence 
 
 ========================= ==================================================================================
 `total_vae_loss`          recon_nll + β (kl_latent + kl_sticks + kl_alpha) − entropy bonus + context_loss
-                          + rollout_nll + β rollout_kl (open-loop steps: the dream is trained, not hoped for)
+                          + λ_rollout (rollout_nll + β κ rollout_kl): open-loop steps, for a dream is trained
 `perceiver_loss`          token_nll + commitment + next_token_ce
 `attention_loss`          λ_att_dyn (attention_kl + motion_loss) + λ_gram (slot_overlap + slot_spread)
                           + λ_attended attended_error
@@ -149,16 +149,15 @@ def elbo(
 def latent_kl(
     mean: Tensor, log_var: Tensor, latents: Tensor, prior: MixturePrior, settings: LossConfig
 ) -> Float[Tensor, "*batch"]:
-    """KL(q(z) ‖ mixture) in nats, its gradient shared out by `kl_balance` (Hafner et al., 2021)."""
-    share = settings.kl_balance
-    if share == 0.5:
-        kl = compute_kl_divergence_mc(mean, log_var, latents, prior)
-    else:
-        to_prior = compute_kl_divergence_mc(mean.detach(), log_var.detach(), latents.detach(), prior)
-        to_posterior = compute_kl_divergence_mc(mean, log_var, latents, prior.detach())
-        # The value stays that of the KL; balance 0.5 would be twice half of each gradient, the plain one.
-        kl = 2 * (share * to_prior + (1 - share) * to_posterior)
-        kl = kl - kl.detach() + to_prior.detach()
+    """KL(q(z) ‖ mixture) in nats; its gradient is weighed apart for prior and posterior (Hafner et al., 2021).
+
+    The likelihood of a frame is worth thousands of nats, its latent's KL some ten: by the plain bound a latent tells
+    the pixels to the last grey level, which no prior foresees.
+    """
+    to_prior = compute_kl_divergence_mc(mean.detach(), log_var.detach(), latents.detach(), prior)
+    to_posterior = compute_kl_divergence_mc(mean, log_var, latents, prior.detach())
+    kl = settings.kl_dynamics * to_prior + settings.kl_representation * to_posterior
+    kl = kl - kl.detach() + to_prior.detach()  # the value stays that of the KL
     return kl.clamp_min(settings.free_nats) if settings.free_nats else kl
 
 
@@ -195,7 +194,8 @@ def dreamed(
         movies.append(movie)
     parts["rollout_nll"], parts["rollout_kl"] = torch.stack(nlls).mean(), torch.stack(kls).mean()
     parts["dream_psnr"] = _psnr(frames[:, starts[-1] + 1 : starts[-1] + 1 + steps], movies[-1])
-    loss = settings.lambda_recon * parts["rollout_nll"] + settings.beta * parts["rollout_kl"]
+    kl = settings.beta * settings.kl_dynamics * parts["rollout_kl"]
+    loss = settings.lambda_recon * parts["rollout_nll"] + kl
     return settings.lambda_rollout * loss, movies
 
 

@@ -22,6 +22,7 @@ NAMES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss
 needs_cagrad = pytest.mark.skipif(
     find_spec("cvxpy") is None or find_spec("clarabel") is None, reason="cagrad's solver is not installed"
 )
+EQUAL = (1.0, 1.0, 1.0, 1.0)
 RIVALS = ["mean", "sum", "upgrad", "pcgrad", pytest.param("cagrad", marks=needs_cagrad), "config", "alignedmtl"]
 
 
@@ -153,7 +154,7 @@ def test_sum_is_the_gradient_of_the_summed_loss() -> None:
     net = Net()
     torch.stack(list(net.losses(3).values())).sum().backward()
     expected = flat_grad([*net.shared(), *net.head.parameters()])
-    GradientBalancer(net.reach(), BalancerConfig(balancer="sum")).backward(net.losses(3))
+    GradientBalancer(net.reach(), BalancerConfig(balancer="sum", objective_weights=EQUAL)).backward(net.losses(3))
     torch.testing.assert_close(flat_grad([*net.shared(), *net.head.parameters()]), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -284,7 +285,7 @@ def test_every_balancer_gives_the_same_diagnostics(name: str) -> None:
 )
 def test_rivals_equal_torchjd_on_the_whole_jacobian(name: str, aggregator: Callable[[], nn.Module]) -> None:
     net = Net()
-    balancer = GradientBalancer(net.reach(), BalancerConfig(balancer=name))  # type: ignore[arg-type]
+    balancer = GradientBalancer(net.reach(), BalancerConfig(balancer=name, objective_weights=EQUAL))  # type: ignore
     for step in range(3):
         losses = net.losses(step)
         g = jacobian(losses, net.shared())

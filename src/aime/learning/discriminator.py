@@ -17,10 +17,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from aime.attend import attend
 from aime.errors import ConfigError, ShapeError
 
 
@@ -135,7 +135,7 @@ class TemporalBlock(nn.Module):
         phase = torch.arange(time, device=x.device)[:, None] * self.frequencies
         cos, sin = phase.cos()[:, None], phase.sin()[:, None]  # (time, 1, half): the same for all heads
         q, k = (_turn(each, cos, sin).transpose(1, 2) for each in (q, k))
-        read = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), attn_mask=self._within_span(time, x.device))
+        read = attend(q, k, v.transpose(1, 2), self._within_span(time, x.device))
         x = x + self.merge(read.transpose(1, 2).flatten(2))
         return x + self.mlp(x)
 

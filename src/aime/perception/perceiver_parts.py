@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from aime.attend import attend
+
 
 @dataclass
 class TimeChunks:
@@ -58,7 +60,7 @@ class CrossAttention(nn.Module):
     ) -> Float[Tensor, "n queries dim"]:
         q = self.to_queries(self.norm_queries(queries)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.to_keys_values(self.norm_source(source)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        read = F.scaled_dot_product_attention(q.expand(source.shape[0], -1, -1, -1), k, v)
+        read = attend(q.expand(source.shape[0], -1, -1, -1), k, v)
         return queries + self.out(read.transpose(1, 2).flatten(2))
 
 
@@ -124,12 +126,8 @@ class TemporalBlock(nn.Module):
             windows.flatten(0, 1).permute(2, 0, 4, 1, 3).flatten(2, 3).unflatten(-1, (self.heads, -1)).transpose(2, 3)
         )
         own = q.shape[2]
-        read = F.scaled_dot_product_attention(
-            _rotate(q, chunks.cos[-own:], chunks.sin[-own:]),
-            _rotate(k, chunks.cos, chunks.sin),
-            v,
-            attn_mask=chunks.mask,
-        )
+        turned = _rotate(q, chunks.cos[-own:], chunks.sin[-own:]), _rotate(k, chunks.cos, chunks.sin)
+        read = attend(*turned, v, chunks.mask)
         read = read.transpose(1, 2).flatten(2).unflatten(1, (chunks.size, -1)).unflatten(0, (b, -1)).flatten(1, 2)
         x = x + self.out(read[:, :t])
         return x + self.mlp(x), everything

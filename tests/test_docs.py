@@ -160,7 +160,7 @@ def test_every_flag_and_target_that_is_mentioned_exists(page: Path):
         ("data", "ImportFlags"),
         ("data", "ExportFlags"),
     ]
-    known = {"--debug", "--help", "--version", "--nproc-per-node", "--measure"}
+    known = {"--debug", "--help", "--version", "--nproc-per-node", "--measure", "--model"}
     for command, name in kinds:
         known |= set(flags_of(getattr(importlib.import_module(COMMANDS[command].module), name)))
     known |= {"--no-" + flag[2:] for flag in known}

@@ -20,6 +20,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bf16"]
 Renderer = Literal["auto", "egl", "osmesa", "warp"]
 Policy = Literal["mixture", "ou", "cpg", "spline", "uniform", "assisted"]
+WorldModelName = Literal["aime", "rssm"]
 BalancerName = Literal["rgb", "mean", "sum", "upgrad", "pcgrad", "cagrad", "config", "alignedmtl"]
 
 
@@ -285,6 +286,8 @@ class TrainConfig:
     balancer: BalancerConfig = field(default_factory=BalancerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
+    world_model: WorldModelName = "aime"
+    """Which world model to train: AIME, or rssm, a peer of as many parameters to compare it with (also --model)."""
     preset: Preset = "base"
     """Size of everything in one word; the other flags then change single values."""
     run_dir: Path | None = None
@@ -396,6 +399,12 @@ PRESETS: dict[str, PresetValues] = {
         optimizer={"learning_rate": 0.0001},
     ),
 }
+
+
+def peer_config(config: TrainConfig) -> TrainConfig:
+    """The same settings for training the peer, with its own optimizer's: DreamerV3's (arXiv 2301.04104)."""
+    optimizer = replace(config.optimizer, learning_rate=1e-4, weight_decay=0.0, grad_clip=1000.0)
+    return replace(config, world_model="rssm", optimizer=optimizer)
 
 
 def preset_config(name: str) -> TrainConfig:

@@ -35,6 +35,14 @@ def test_without_flags_it_is_the_quickstarts_card_4() -> None:
     assert config.model == ModelSettings()
 
 
+def test_a_peer_comes_with_its_own_optimizers_settings() -> None:
+    for flag in (["--model", "rssm"], ["--model=rssm"], ["--world-model", "rssm"]):
+        peer = ask(*flag, "--preset", "tiny")
+        assert peer.world_model == "rssm" and peer.model == preset_config("tiny").model
+        assert (peer.optimizer.learning_rate, peer.optimizer.grad_clip) == (1e-4, 1000.0)
+    assert ask("--model", "rssm", "--learning-rate", "0.001").optimizer.learning_rate == 0.001
+
+
 @pytest.mark.parametrize("preset", ["tiny", "base", "large"])
 def test_flags_are_stronger_than_the_preset_in_any_order(preset: str) -> None:
     for argv in (["--preset", preset, "--latent-dim", "11"], ["--latent-dim", "11", f"--preset={preset}"]):

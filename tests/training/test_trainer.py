@@ -21,6 +21,7 @@ from aime.config import DataConfig, TrainConfig, replace
 from aime.data.dataset import fixed_clips
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError, DataError, TrainingError
+from aime.peers import RSSM
 from aime.training.checkpoint import BALANCER, MODEL, OPTIMIZER, load_checkpoint
 from aime.training.config_file import read_config, to_yaml
 from aime.training.locate import load, locate
@@ -121,6 +122,18 @@ def test_a_run_resumed_after_a_signal_equals_the_uninterrupted_one_to_the_bit(
     torch.manual_seed(99)  # the state that the first process left must not matter
     train(config)
     assert_same_run(config.run_path, uninterrupted)
+
+
+def test_a_peer_trains_resumes_and_loads_by_the_same_code(settings: Settings) -> None:
+    whole = train(settings("whole", world_model="rssm", eval_every=4))
+    trainer = Interrupted(settings("parts", world_model="rssm", eval_every=4))
+    run(trainer)
+    assert trainer.step == 4
+    parts = train(settings("parts", world_model="rssm", eval_every=4))
+    assert_same_run(whole, parts)
+    assert isinstance(load(parts), RSSM)
+    with pytest.raises(ConfigError, match="world_model is rssm there, aime here"):
+        Trainer(settings("parts"))
 
 
 def test_interrupted_again_and_again(settings: Settings, uninterrupted: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -12,17 +13,17 @@ from aime.data.dataset import fixed_clips
 from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.evaluation.clips import longest_episode
+from aime.training.build import build_model
 from aime.training.checkpoint import Checkpoint, load_checkpoint, require_same_model
 from aime.training.device import resolve_device
 from aime.training.locate import locate
-from aime.world_model import WorldModel
 
 
 @dataclass(frozen=True)
 class Subject:
     """A model and its data."""
 
-    model: WorldModel
+    model: Any
     checkpoint: Checkpoint
     store: EpisodeStore
     folder: Path
@@ -72,7 +73,7 @@ def open_subject(name: str, *, data_dir: Path | None = None, device: Device = "a
             f"{name} takes frames of {size}×{size} pixels, but those in {store.path} are "
             f"{store.image_size}×{store.image_size}; give data of its size with --data-dir"
         )
-    model = WorldModel(checkpoint.model_config)
+    model = build_model(checkpoint.config.world_model, checkpoint.model_config)
     checkpoint.restore_model(model)
     return Subject(model.to(resolve_device(device)).eval(), checkpoint, store, _folder(name, checkpoint.folder))
 

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from aime.commands.flags import parse
-from aime.config import PRESETS, TrainConfig, preset_config
+from aime.config import PRESETS, TrainConfig, peer_config, preset_config
 from aime.errors import ConfigError
 
 log = logging.getLogger("aime")
@@ -64,9 +64,13 @@ def settings(argv: Sequence[str], *, root: Path, prog: str = "aime train") -> Tr
     contradict the run that lies there, the first of ``<env>-2``, ``<env>-3``, … that they do not: a run is continued
     or left alone, never mixed with another.
     """
+    argv = ["--world-model" + token[7:] if token.partition("=")[0] == "--model" else token for token in argv]
     preset = _value(argv, "--preset")
     # An unknown preset is refused by `_parse`; a known one also decides the defaults that --help shows.
-    flags = _parse(argv, preset_config(preset if preset in PRESETS else "base"), prog)
+    begin = preset_config(preset if preset in PRESETS else "base")
+    if _value(argv, "--world-model") == "rssm":
+        begin = peer_config(begin)
+    flags = _parse(argv, begin, prog)
     # Imported here because it brings torch: --help and a mistyped flag are answered without waiting for that.
     from aime.training.runs import run_settings
 

@@ -37,7 +37,7 @@ def write_run_pictures(
         context_frames: frames watched before the dream; halved for clips too short for it.
 
     Returns:
-        The files written: a strip, an mp4, the attention and slot overlays, the mixture weights.
+        The files written: a strip, an mp4, and, of AIME, the attention and slot overlays and the mixture weights.
 
     Raises:
         ShapeError: if the clip has fewer than two frames.
@@ -61,9 +61,14 @@ def write_run_pictures(
 
     truth = to_images(clip[0]).transpose(0, 3, 1, 2)
     rows = {"truth": truth, "reconstruction": output.reconstructions[0], "dream": dream.observations[0]}
-    return [
+    drawn = [
         draw_strip(rows, folder / "strip.png", context_frames=watched),
         draw_dream_video(rows, folder / "dream.mp4", context_frames=watched),
+    ]
+    if not hasattr(output, "attention_map"):  # a peer has neither attention nor a mixture to show
+        return drawn
+    return [
+        *drawn,
         draw_attention(truth, output.attention_map[0], folder / "attention.png", expected=output.attention_prior[0]),
         draw_slots(truth, output.slot_maps[0], folder / "slots.png"),
         draw_mixture(

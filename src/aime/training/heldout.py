@@ -15,7 +15,6 @@ from torch import Tensor
 from aime.data.dataset import fixed_clips
 from aime.data.store import EpisodeStore
 from aime.errors import DataError
-from aime.world_model import WorldModel
 
 log = logging.getLogger("aime")
 
@@ -30,7 +29,7 @@ def heldout_clips(store: EpisodeStore, length: int, count: int) -> dict[str, Ten
 
 
 @torch.no_grad()
-def look(model: WorldModel, clips: dict[str, Tensor]) -> dict[str, float]:
+def look(model: Any, clips: dict[str, Tensor]) -> dict[str, float]:
     """Watch the first half of each clip, dream the second, and compare.
 
     Args:

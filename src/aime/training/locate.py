@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import aime
 from aime.errors import CheckpointError, unknown
+from aime.training.build import build_model
 from aime.training.checkpoint import CONFIG, MODEL, STATE, load_checkpoint
 from aime.training.runs import is_checkpoint, latest_in
-from aime.world_model import WorldModel
 
 BUNDLED = Path(aime.__file__).resolve().parents[2] / "pretrained"
 """Models that come with AIME: pretrained/<name>/ is a checkpoint folder, and `aime.load("<name>")` loads it."""
 
 
-def load(name: str | Path, device: str | torch.device = "cpu") -> WorldModel:
-    """Load a trained model, in eval mode.
+def load(name: str | Path, device: str | torch.device = "cpu") -> Any:
+    """Load a trained model, in eval mode: a `WorldModel`, or a peer with its verbs.
 
     Args:
         name: a run folder (its newest whole checkpoint is taken), a checkpoint folder, the name of a bundled model
@@ -32,7 +33,7 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> WorldModel:
         CheckpointError: nothing of that name, or it is truncated, damaged, foreign or of another version.
     """
     checkpoint = load_checkpoint(locate(name))
-    model = WorldModel(checkpoint.model_config)
+    model = build_model(checkpoint.config.world_model, checkpoint.model_config)
     checkpoint.restore_model(model)
     return model.to(device).eval()
 

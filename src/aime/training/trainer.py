@@ -21,6 +21,7 @@ from aime.config import TrainConfig
 from aime.data.dataset import BatchStream, WindowDataset
 from aime.errors import ConfigError
 from aime.pictures import plot_metrics, write_run_pictures
+from aime.training.build import build_model, build_updater
 from aime.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from aime.training.device import resolve_device
 from aime.training.disk import disk_errors
@@ -36,8 +37,7 @@ from aime.training.random_state import random_state, restore_random_state, seed_
 from aime.training.runs import RunFolder
 from aime.training.schedule import beta_at, lr_factor
 from aime.training.stop import StopWish, stop_on_signal
-from aime.training.update import Outcome, Updater
-from aime.world_model import WorldModel
+from aime.training.update import Outcome
 
 log = logging.getLogger("aime")
 
@@ -85,8 +85,9 @@ class Trainer:
         self.config = resolve_settings(config, self.folder, checkpoint, self.device)
         self.store = open_episodes(self.config, self.folder, checkpoint, self.world)
         seed_everything(self.config.seed)
-        self.model = WorldModel(self.config.model.for_actions(self.store.action_dim)).to(self.device)
-        self.updater = Updater(self.model, self.config, self.config.precision, self.world)
+        sizes = self.config.model.for_actions(self.store.action_dim)
+        self.model = build_model(self.config.world_model, sizes).to(self.device)
+        self.updater = build_updater(self.model, self.config, self.config.precision, self.world)
         self.stream = self._open_stream()
         self.meter = MeanMeter(self.device)
         self.skipped = SkippedSteps(self.device)

@@ -294,6 +294,9 @@ class TrainConfig:
     """Folder of the run, by default runs/<env>. A run that is already there goes on from its last checkpoint."""
     max_steps: int = 10_000
     """Training steps of the whole run; raise it to train a finished run further."""
+    max_minutes: float | None = None
+    """Stop after so many minutes of training, with the learning rate's schedule at its end, if --max-steps is not
+    reached before: for comparing runs at equal time."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
     precision: Precision = "auto"
@@ -330,6 +333,8 @@ class TrainConfig:
         _require_choices(self)
         for name in ("max_steps", "log_every", "checkpoint_every", "picture_every", "eval_clips"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        minutes = self.max_minutes
+        _require(minutes is None or minutes > 0, f"max_minutes must be above zero, got {minutes}")
         for name in ("seed", "keep_checkpoints", "eval_every"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
 

@@ -19,6 +19,14 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_a_tenth() -> None:
     assert lr_factor(5000, config, 1000) == pytest.approx(FINAL_SHARE)
 
 
+def test_a_limit_of_time_ends_the_schedule_too() -> None:
+    config = OptimizerConfig(lr_warmup_steps=20)
+    assert lr_factor(30, config, 10_000, time_over=1.0) == pytest.approx(FINAL_SHARE)
+    assert lr_factor(30, config, 10_000, time_over=0.5) == pytest.approx((1 + FINAL_SHARE) / 2)
+    assert lr_factor(900, config, 1000, time_over=0.1) == lr_factor(900, config, 1000)
+    assert lr_factor(3, config, 10_000, time_over=0.9) == pytest.approx(4 / 20), "warming up comes first"
+
+
 def test_constant_schedule_stays_at_its_peak() -> None:
     config = OptimizerConfig(lr_warmup_steps=20, lr_schedule="constant")
     assert {lr_factor(step, config, 1000) for step in range(20, 1200)} == {1.0}

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import aime
-from aime.config import DataConfig, TrainConfig, replace
+from aime.config import DataConfig, OptimizerConfig, TrainConfig, replace
 from aime.data.dataset import fixed_clips
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -134,6 +134,19 @@ def test_a_peer_trains_resumes_and_loads_by_the_same_code(settings: Settings) ->
     assert isinstance(load(parts), RSSM)
     with pytest.raises(ConfigError, match="world_model is rssm there, aime here"):
         Trainer(settings("parts"))
+
+
+def test_a_run_ends_when_its_minutes_are_over(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    at_once = OptimizerConfig(lr_warmup_steps=0)
+    with caplog.at_level(logging.INFO, logger="aime"):
+        folder = train(settings(max_steps=100_000, max_minutes=0.02, log_every=1, optimizer=at_once))
+    lines = metrics(folder)
+    assert 1 <= lines[-1]["step"] < 100_000
+    assert lines[-1]["learning_rate"] < lines[0]["learning_rate"] or len(lines) < 3
+    assert "0.02 minutes are over at step" in caplog.text
+    assert load_checkpoint(locate(folder)).step == lines[-1]["step"]
+    with pytest.raises(ConfigError, match="max_minutes must be above zero"):
+        settings(max_minutes=0.0)
 
 
 def test_interrupted_again_and_again(settings: Settings, uninterrupted: Path) -> None:

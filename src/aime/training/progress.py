@@ -92,12 +92,14 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def figures(self, step: int, loss: float, pace: Pace) -> None:
-        """New figures came in."""
+    def figures(self, step: int, loss: float, pace: Pace, seconds_left: float | None = None) -> None:
+        """New figures came in. `seconds_left` is a limit of time, where the run has one."""
         if not self._shown:
             return
-        left = clock((self._max_steps - step) * pace.step_seconds)
-        text = f"loss {loss:,.1f}  {pace.frames_per_second:,.1f} frames/s  {left} left"
+        left = (self._max_steps - step) * pace.step_seconds
+        if seconds_left is not None:
+            left = max(0.0, min(left, seconds_left))
+        text = f"loss {loss:,.1f}  {pace.frames_per_second:,.1f} frames/s  {clock(left)} left"
         now = time.perf_counter()
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=text)

@@ -39,6 +39,7 @@ CHANGEABLE = frozenset(
         "run_dir",
         "data_dir",
         "max_steps",
+        "max_minutes",
         "device",
         "workers",
         "load_checkpoint",

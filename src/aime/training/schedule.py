@@ -1,4 +1,4 @@
-"""The schedules of a run, as pure functions of the step or the epoch: nothing to save, nothing to restore."""
+"""The schedules of a run, as pure functions of the step, the epoch or the time: nothing to save or restore."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ FINAL_SHARE = 0.1
 """Share of its peak at which the cosine schedule ends."""
 
 
-def lr_factor(step: int, config: OptimizerConfig, max_steps: int) -> float:
+def lr_factor(step: int, config: OptimizerConfig, max_steps: int, time_over: float = 0.0) -> float:
     """Share of the peak learning rate that update number `step` (from 0) takes, in (0, 1].
 
     It rises linearly over `lr_warmup_steps`, though never over more than a tenth of the run, so that a short run
-    trains, too. Then it stays ("constant") or falls along half a cosine to a tenth at `max_steps` ("cosine").
+    trains, too. Then it stays ("constant") or falls along half a cosine to a tenth at `max_steps` ("cosine"),
+    or at the end of the time that the run has, of which the share `time_over` is over.
     """
     warmup = min(config.lr_warmup_steps, max_steps // 10)
     if step < warmup:
         return (step + 1) / warmup
     if config.lr_schedule == "constant":
         return 1.0
-    done = min(1.0, (step - warmup) / max(1, max_steps - warmup))
+    done = min(1.0, max((step - warmup) / max(1, max_steps - warmup), time_over))
     return FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 

@@ -57,6 +57,8 @@ def train(config: TrainConfig) -> Path:
     if config.eval_only:
         raise ConfigError("eval_only asks for no training; evaluate with aime evaluate, or leave eval_only out")
     with join_world(config.device) as world, ExitStack() as stack:
+        if config.max_minutes is not None and world.size > 1:
+            raise ConfigError("max_minutes is for one process, whose clock decides; give several --max-steps")
         run = RunFolder(config.run_path)
         if world.writes:
             stack.enter_context(run.lock())
@@ -114,7 +116,7 @@ class Trainer:
             log.info("%s is at step %d already; raise --max-steps to train it further", self.folder.path, self.step)
         display = Display(config.data.env, self.step, config.max_steps, shown=self.world.writes)
         with stop_on_signal() as wish, display.running():
-            while self.step < config.max_steps and not self._stop(wish):
+            while self.step < config.max_steps and self.time_over < 1 and not self._stop(wish):
                 outcome = self.advance(next(self.stream))
                 display.advance(self.step)
                 if self._due(config.log_every):
@@ -159,7 +161,9 @@ class Trainer:
         figures |= self.pace.mark(self.step)
         if self.log is not None:
             self.log.write(self.step, figures)
-        display.figures(self.step, means["total_vae_loss"], self.pace)
+        minutes = self.config.max_minutes
+        left = None if minutes is None else 60 * minutes - self.pace.elapsed
+        display.figures(self.step, means["total_vae_loss"], self.pace, left)
 
     def look(self) -> None:
         """Log how the model does on held-out clips."""
@@ -224,7 +228,13 @@ class Trainer:
     @property
     def lr_factor(self) -> float:
         """Share of the peak learning rate in the next step."""
-        return lr_factor(self.step, self.config.optimizer, self.config.max_steps)
+        return lr_factor(self.step, self.config.optimizer, self.config.max_steps, self.time_over)
+
+    @property
+    def time_over(self) -> float:
+        """Share of `max_minutes` that is over; 0 for a run without such a limit."""
+        minutes = self.config.max_minutes
+        return 0.0 if minutes is None else self.pace.elapsed / (60 * minutes)
 
     @property
     def _gpus(self) -> list[torch.device]:
@@ -242,7 +252,7 @@ class Trainer:
         return bool(any_rank(torch.tensor(bool(wish), device=self.device), self.world))
 
     def _finish(self, wish: StopWish, began: int) -> None:
-        if self.step < self.config.max_steps:
+        if self.step < self.config.max_steps and self.time_over < 1:
             log.info(
                 "stopped by %s at step %d of %d; the checkpoint is %s, and the same command goes on from there",
                 wish.reason or "another process",
@@ -251,11 +261,15 @@ class Trainer:
                 self._newest,
             )
             return
+        config = self.config
         if self.step > began:
-            if self.config.eval_every and not self._due(self.config.eval_every):
+            if config.eval_every and not self._due(config.eval_every):
                 self.look()
-            log.info("step %d of %d: done; a higher --max-steps trains it further", self.step, self.config.max_steps)
-        asked = self.config.save_visualizations or self.config.visualize_attention
+            if self.step < config.max_steps:
+                log.info("%g minutes are over at step %d: done", config.max_minutes, self.step)
+            else:
+                log.info("step %d of %d: done; a higher --max-steps trains it further", self.step, config.max_steps)
+        asked = config.save_visualizations or config.visualize_attention
         drawn = self.draw() if self.step > began or asked else []
         if drawn:
             log.info("%d pictures are in %s", len(drawn), self.folder.pictures)

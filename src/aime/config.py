@@ -333,10 +333,24 @@ class TrainConfig:
         _require_choices(self)
         for name in ("max_steps", "log_every", "checkpoint_every", "picture_every", "eval_clips"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.world_model != "aime":
+            self._require_nothing_of_aimes_alone()
         minutes = self.max_minutes
         _require(minutes is None or minutes > 0, f"max_minutes must be above zero, got {minutes}")
         for name in ("seed", "keep_checkpoints", "eval_every"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+
+    def _require_nothing_of_aimes_alone(self) -> None:
+        """A peer has one objective and no adversary: settings of AIME's would be ignored, and that in silence."""
+        adversary = ("n_critic", "discriminator_learning_rate")
+        for group, fresh in ((self.loss, LossConfig()), (self.balancer, BalancerConfig()), (self.optimizer, None)):
+            names = adversary if fresh is None else [f.name for f in dataclasses.fields(fresh)]
+            for name in names:
+                default = getattr(fresh or OptimizerConfig(), name)
+                _require(
+                    getattr(group, name) == default,
+                    f"{name} is a setting of AIME's objectives, which world_model {self.world_model} does not have",
+                )
 
     @property
     def run_path(self) -> Path:
@@ -359,9 +373,6 @@ class PresetValues:
 
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    run: dict[str, Any] = field(default_factory=dict)
 
 
 PRESETS: dict[str, PresetValues] = {
@@ -423,7 +434,4 @@ def preset_config(name: str) -> TrainConfig:
         preset=name,
         model=replace(base.model, **values.model),
         optimizer=replace(base.optimizer, **values.optimizer),
-        loss=replace(base.loss, **values.loss),
-        data=replace(base.data, **values.data),
-        **values.run,
     )

@@ -89,3 +89,16 @@ def to_unit_frames(frames: Tensor) -> Tensor:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def check_dream(config: ModelConfig, actions: Tensor, beliefs: int) -> None:
+    """Refuse actions that the dream of so many beliefs cannot follow.
+
+    Raises:
+        ShapeError: their size, range or number does not fit, or there are none.
+    """
+    check_actions(config, actions)
+    if actions.shape[0] != beliefs:
+        raise ShapeError(f"the belief holds {beliefs} batch elements, but the actions are for {actions.shape[0]}")
+    if actions.shape[1] == 0:
+        raise ShapeError("a dream needs at least one action: its length is the number of actions")

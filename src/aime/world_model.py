@@ -23,7 +23,7 @@ from aime.belief import DPGMMPrior, MixturePrior
 from aime.config import LossConfig, ModelConfig
 from aime.dynamics import RecurrentCore, RecurrentState
 from aime.errors import ShapeError
-from aime.inputs import check_actions, check_clip, to_unit_frames
+from aime.inputs import check_clip, check_dream, to_unit_frames
 from aime.learning import TemporalPatchDiscriminator
 from aime.outputs import Belief, Dream, SequenceOutput
 from aime.perception import CausalPerceiver, FrameDecoder, FrameEncoder, PerceiverOutput, TokenizerOutput, VQTokenizer
@@ -196,13 +196,7 @@ class WorldModel(nn.Module):
         Raises:
             ShapeError: if the actions do not fit the model or the belief.
         """
-        check_actions(self.config, actions)
-        if actions.shape[0] != len(belief):
-            raise ShapeError(
-                f"the belief holds {len(belief)} batch elements, but the actions are for {actions.shape[0]}"
-            )
-        if actions.shape[1] == 0:
-            raise ShapeError("a dream needs at least one action: its length is the number of actions")
+        check_dream(self.config, actions, len(belief))
         draw: Callable[[MixturePrior], Tensor] = (
             (lambda prior: prior.sample(generator=generator)) if sample else (lambda prior: prior.mean())
         )

@@ -43,6 +43,12 @@ def test_a_peer_comes_with_its_own_optimizers_settings() -> None:
     assert ask("--model", "rssm", "--learning-rate", "0.001").optimizer.learning_rate == 0.001
 
 
+@pytest.mark.parametrize("flag", [("--beta", "3"), ("--balancer", "mean"), ("--n-critic", "2")])
+def test_a_peer_does_not_ignore_settings_of_aimes_in_silence(flag: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match=f"{flag[0][2:].replace('-', '.')} is a setting of AIME's objectives"):
+        ask("--model", "rssm", *flag)
+
+
 @pytest.mark.parametrize("preset", ["tiny", "base", "large"])
 def test_flags_are_stronger_than_the_preset_in_any_order(preset: str) -> None:
     for argv in (["--preset", preset, "--latent-dim", "11"], ["--latent-dim", "11", f"--preset={preset}"]):

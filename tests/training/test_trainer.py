@@ -134,6 +134,8 @@ def test_a_peer_trains_resumes_and_loads_by_the_same_code(settings: Settings) ->
     assert isinstance(load(parts), RSSM)
     with pytest.raises(ConfigError, match="world_model is rssm there, aime here"):
         Trainer(settings("parts"))
+    with pytest.raises(ConfigError, match="weights of world_model rssm, which do not fit world_model aime"):
+        Trainer(settings("new", load_checkpoint=str(parts)))
 
 
 def test_a_run_ends_when_its_minutes_are_over(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

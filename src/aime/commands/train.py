@@ -133,6 +133,8 @@ def _start(flags: TrainFlags) -> TrainConfig | None:
 
         learned = load_checkpoint(locate(flags.load_checkpoint)).config
         fresh = preset_config(learned.preset)
+        if learned.world_model == "rssm":
+            fresh = peer_config(fresh)
         return replace(fresh, model=learned.model, data=replace(fresh.data, env=learned.data.env))
     return None
 

@@ -24,8 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aime.config import ModelConfig
-from aime.errors import ShapeError
-from aime.inputs import check_actions, check_clip, to_unit_frames
+from aime.inputs import check_clip, check_dream, to_unit_frames
 from aime.world_model import WorldModel
 
 GROUPS, CLASSES, UNIMIX = 32, 32, 0.01
@@ -139,13 +138,7 @@ class RSSM(nn.Module):
         Raises:
             ShapeError: if the actions do not fit the model or the belief.
         """
-        check_actions(self.config, actions)
-        if actions.shape[0] != len(belief):
-            raise ShapeError(
-                f"the belief holds {len(belief)} batch elements, but the actions are for {actions.shape[0]}"
-            )
-        if actions.shape[1] == 0:
-            raise ShapeError("a dream needs at least one action: its length is the number of actions")
+        check_dream(self.config, actions, len(belief))
         hiddens, latents = [], []
         for action in actions.unbind(dim=1):
             hidden = self._act(belief.hidden, belief.latents, belief.action)

@@ -36,7 +36,8 @@ class PeerUpdater:
         self._precision = precision
         self._world = world or World()
         self.balancer = Unbalanced()
-        adam = torch.optim.Adam(model.parameters(), lr=self._config.learning_rate, fused=True)
+        rate, decay = self._config.learning_rate, self._config.weight_decay
+        adam = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
         self.optimizers: dict[str, torch.optim.Optimizer] = {"model": adam}
         self._guard = BufferGuard(model)
 

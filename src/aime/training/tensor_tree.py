@@ -16,7 +16,7 @@ SEPARATOR = "/"
 
 
 def split_tree(tree: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Take a nested state apart: ({path: tensor}, {path: JSON value}), with paths like "consensus/encoder.bias"."""
+    """Take a nested state apart: ({path: tensor}, {path: JSON value}), with paths like "model/encoder.bias"."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
 

@@ -97,7 +97,13 @@ class Trainer:
         if checkpoint is not None:
             self.step, elapsed = self._restore(checkpoint)
         elif self.config.load_checkpoint is not None:
-            load_checkpoint(locate(self.config.load_checkpoint)).restore_model(self.model)
+            learned = load_checkpoint(locate(self.config.load_checkpoint))
+            if learned.config.world_model != self.config.world_model:
+                raise ConfigError(
+                    f"{learned.folder} holds weights of world_model {learned.config.world_model}, which do not fit "
+                    f"world_model {self.config.world_model}"
+                )
+            learned.restore_model(self.model)
         broadcast_from_first(self.model.state_dict().values(), self.world)
         if self.world.rank > 0:
             seed_everything(self.config.seed + 7919 * self.world.rank + 104729 * self.step)

@@ -24,6 +24,10 @@ WorldModelName = Literal["aime", "rssm"]
 BalancerName = Literal["rgb", "mean", "sum", "upgrad", "pcgrad", "cagrad", "config", "alignedmtl"]
 
 
+UNLIMITED_STEPS = 1_000_000_000
+"""`max_steps` of a run that only its minutes end."""
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
@@ -60,6 +64,8 @@ class ModelSettings:
     """Blocks of self-attention over time."""
     perceiver_heads: int = 4
     """Heads of every attention in the Perceiver."""
+    perceiver_context: bool = True
+    """Feed the Perceiver's context to belief and dynamics; without it they see zeros."""
     context_dim: int = 256
     """Size of the context c[t]."""
 
@@ -171,6 +177,8 @@ class LossConfig:
     """Factor on the gradient that the latent KL gives the prior; with this and the next at 1 it is the ELBO's own."""
     kl_representation: float = 4.0
     """Factor on the gradient that the latent KL gives the posterior; a high one leaves only what can be foreseen."""
+    adversary: bool = True
+    """Train the decoder against the discriminator, too."""
     lambda_feature_matching: float = 1.0
     """Weight of feature matching inside the adversarial objective."""
 
@@ -296,7 +304,8 @@ class TrainConfig:
     """Training steps of the whole run; raise it to train a finished run further."""
     max_minutes: float | None = None
     """Stop after so many minutes of training, with the learning rate's schedule at its end, if --max-steps is not
-    reached before: for comparing runs at equal time."""
+    reached before: for comparing runs at equal time. Looks at held-out episodes, pictures and checkpoints do not count,
+    and a run that goes on counts the minutes before."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
     precision: Precision = "auto"

@@ -17,7 +17,9 @@ from torch import Tensor
 from aime.data.store import EpisodeStore
 from aime.errors import ConfigError, DataError
 from aime.evaluation import Evaluation, EvaluationConfig, evaluate
+from aime.evaluation.bootstrap import resamples, summarise
 from aime.evaluation.models import Dreamer
+from aime.evaluation.report import read_clip_scores
 from aime.evaluation.scores import METRICS
 from tests.evaluation.conftest import SMALL, write_store
 from tests.toys import ActionIgnoringModel, CopyModel, NoisyModel, PerfectModel
@@ -120,6 +122,22 @@ def test_everything_is_written_down(toy_store: EpisodeStore, tmp_path: Path) -> 
     for name in ("best", "median", "worst"):
         with av.open(str(tmp_path / f"clip-{name}.mp4")) as video:
             assert sum(1 for _ in video.decode(video=0)) == SMALL.length
+
+
+def test_the_scores_of_each_clip_are_those_that_the_figures_are_of(toy_store: EpisodeStore, tmp_path: Path) -> None:
+    evaluation = evaluate(NoisyModel(0.1), toy_store, SMALL, tmp_path)
+    kept = read_clip_scores(tmp_path)
+    assert kept.keys() == evaluation.scores.keys()
+    for predictor, curves in evaluation.scores.items():
+        for metric, curve in curves.items():
+            values = kept[predictor][metric]
+            assert values.shape == (SMALL.clips, SMALL.horizon)
+            assert torch.equal(values.nan_to_num(-1), evaluation.clip_scores[predictor][metric].nan_to_num(-1))
+            assert values.nanmean(dim=0).tolist() == pytest.approx(curve.mean)
+    # By them two models are compared clip by clip, as the differences of one model's predictors are.
+    gain = kept["dream"]["psnr"] - kept["copy_last"]["psnr"]
+    draws = resamples(SMALL.clips, SMALL.resamples, SMALL.seed)
+    assert summarise(gain, draws) == evaluation.differences["gain_over_copy_last"]["psnr"]
 
 
 class BareModel(torch.nn.Module):

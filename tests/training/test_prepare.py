@@ -10,6 +10,7 @@ from aime.data.collect import CollectConfig, CollectProgress
 from aime.data.policies import PolicyName
 from aime.data.rendering import RendererName
 from aime.data.store import EpisodeStore
+from aime.errors import ConfigError
 from aime.training import prepare
 from aime.training.prepare import BEGUN, ensure_episodes
 from tests.training.conftest import write_store
@@ -64,6 +65,36 @@ def test_a_collection_that_was_stopped_goes_on(tmp_path: Path, collector: Collec
     ensure_episodes(data, 32, seed=0)
     ensure_episodes(data, 32, seed=0)
     assert len(collector.asked) == 2
+
+
+def test_a_collection_that_was_killed_goes_on(tmp_path: Path, collector: Collector) -> None:
+    """A kill asks nobody: the mark must be there before the first episode is."""
+
+    class Killed(BaseException):
+        pass
+
+    marked: list[bool] = []
+
+    def kill(config: CollectConfig, progress: object) -> EpisodeStore:
+        marked.append((config.folder / BEGUN).exists())
+        write_store(config.folder)
+        raise Killed
+
+    data = DataConfig(data_dir=tmp_path / "d")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(prepare, "collect", kill)
+        ensure_episodes(data, 32, seed=0)
+    assert marked == [True]
+    ensure_episodes(data, 32, seed=0)
+    assert len(collector.asked) == 1 and not (tmp_path / "d" / BEGUN).exists()
+
+
+def test_a_task_that_does_not_exist_is_refused_before_anything_is_said_or_done(
+    tmp_path: Path, collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "aime"), pytest.raises(ConfigError, match=r"'humanoid-wlak'.*humanoid-walk"):
+        ensure_episodes(DataConfig(env="humanoid-wlak", data_dir=tmp_path / "d"), 32, seed=0)
+    assert collector.asked == [] and caplog.text == "" and not (tmp_path / "d").exists()
 
 
 def test_the_settings_offer_what_there_is_to_collect_with() -> None:

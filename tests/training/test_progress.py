@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from aime.config import UNLIMITED_STEPS
 from aime.training.progress import Display, Pace, clock
 from aime.training.stop import stop_on_signal
 
@@ -29,6 +30,26 @@ def test_speed_is_that_of_the_last_lines(monkeypatch: pytest.MonkeyPatch) -> Non
     assert figures["frames_per_second"] == pace.frames_per_second == pytest.approx(128.0)
     assert figures["elapsed_seconds"] == pytest.approx(30 + 40 + 19 * 5)
     assert figures["memory_mib"] > 10
+
+
+def test_what_is_no_training_counts_neither_as_time_nor_against_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("aime.training.progress.time.perf_counter", lambda: now[0])
+    pace = Pace(step=0, frames_per_step=10)
+    now[0] += 4.0
+    with pace.paused():
+        now[0] += 500.0
+        assert pace.elapsed == 4.0
+    now[0] += 6.0
+    assert pace.elapsed == 10.0
+    assert pace.mark(20)["frames_per_second"] == pytest.approx(20.0)
+
+
+def test_a_run_that_only_minutes_end_names_no_last_step(caplog: pytest.LogCaptureFixture) -> None:
+    display, pace = Display("walker", 0, UNLIMITED_STEPS), Pace(0, 64)
+    with caplog.at_level(logging.INFO, "aime"), display.running():
+        display.figures(7, 1.0, pace, seconds_left=90.0)
+    assert "step 7  loss" in caplog.text and "1 min 30 s left" in caplog.text
 
 
 def test_before_the_first_line_there_is_no_speed() -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import aime
-from aime.config import DataConfig, OptimizerConfig, TrainConfig, replace
+from aime.config import UNLIMITED_STEPS, DataConfig, OptimizerConfig, TrainConfig, replace
 from aime.data.dataset import fixed_clips
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -136,6 +136,39 @@ def test_a_peer_trains_resumes_and_loads_by_the_same_code(settings: Settings) ->
         Trainer(settings("parts"))
     with pytest.raises(ConfigError, match="weights of world_model rssm, which do not fit world_model aime"):
         Trainer(settings("new", load_checkpoint=str(parts)))
+
+
+def test_minutes_before_an_interruption_count_and_those_of_looks_and_checkpoints_do_not(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("aime.training.progress.time.perf_counter", lambda: now[0])
+    save, look, advance = Trainer.save, Trainer.look, Trainer.advance
+
+    def slow_save(self: Trainer) -> None:
+        save(self)
+        now[0] += 1000.0
+
+    def slow_look(self: Trainer) -> None:
+        look(self)
+        now[0] += 5000.0
+
+    def a_minute(self: Trainer, batch: dict[str, torch.Tensor]) -> Any:
+        now[0] += 60.0
+        return advance(self, batch)
+
+    monkeypatch.setattr(Trainer, "save", slow_save)
+    monkeypatch.setattr(Trainer, "look", slow_look)
+    monkeypatch.setattr(Trainer, "advance", a_minute)
+    config = settings(max_steps=UNLIMITED_STEPS, max_minutes=5.0, checkpoint_every=2, eval_every=1)
+    first = Trainer(config)
+    for _ in range(2):  # killed after two minutes: nothing but the checkpoint of step 2 remains
+        first.advance(next(first.stream))
+        first.do_what_is_due()
+    first.close()
+    assert load_checkpoint(locate(config.run_path)).state["elapsed_seconds"] == 120.0
+    run(Trainer(config))
+    assert load_checkpoint(locate(config.run_path)).step == 5
 
 
 def test_a_run_ends_when_its_minutes_are_over(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

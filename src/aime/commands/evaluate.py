@@ -6,9 +6,8 @@ aime evaluate runs/humanoid-walk --clips 32 --samples 2      a quick look on a l
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +15,7 @@ from tyro.conf import Positional, arg
 
 from aime.commands.flags import parse
 from aime.config import Device
-from aime.data.store import EpisodeStore
-from aime.evaluation.clips import count_clips
 from aime.evaluation.config import EvaluationConfig
-
-log = logging.getLogger("aime")
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ def evaluate_model(
     from aime.evaluation import evaluate
 
     subject = open_subject(name, data_dir=data_dir, device=device)
-    protocol = _as_many_as_there_are(subject.store, protocol or EvaluationConfig())
+    protocol = (protocol or EvaluationConfig()).on(subject.store)
     folder = out or subject.folder / "evaluation"
     step = subject.checkpoint.step
     progress = Console(stderr=True)
@@ -67,13 +62,3 @@ def evaluate_model(
     found.print()
     print(f"written to {folder}")
     return 0
-
-
-def _as_many_as_there_are(store: EpisodeStore, protocol: EvaluationConfig) -> EvaluationConfig:
-    """The protocol on all the clips of the split where it has fewer than are asked for."""
-    protocol.check_fits(store)
-    there = count_clips(store, protocol.split, protocol.length)
-    if there >= protocol.clips:
-        return protocol
-    log.info("the %s split has %d clips of %d frames: all of them", protocol.split, there, protocol.length)
-    return replace(protocol, clips=there)

@@ -28,6 +28,9 @@ from aime.errors import ConfigError, unknown
 
 PolicyName = Literal["mixture", "ou", "cpg", "spline", "uniform", "assisted"]
 
+MIXTURE = ("ou", "cpg", "spline")
+"""What the mixture draws from, for each episode."""
+
 _SLOWNESS: Mapping[str, float] = {"point_mass": 6.0}
 
 Act = Callable[[Any, np.random.Generator], np.ndarray]
@@ -84,7 +87,7 @@ def make_policy(name: str, context: PolicyContext, rng: np.random.Generator) -> 
     if name not in get_args(PolicyName):
         raise unknown("policy", name, get_args(PolicyName))
     if name == "mixture":
-        name = str(rng.choice(["ou", "cpg", "spline"]))
+        name = str(rng.choice(MIXTURE))
     makers = {"ou": _noise, "cpg": _oscillators, "spline": _splines, "uniform": _uniform, "assisted": _assisted}
     policy = makers[name](context, rng)
     return _centred(policy, context) if context.domain == "cartpole" and name != "uniform" else policy

@@ -6,13 +6,16 @@ renderer must be set before (see `aime.data.frames.renderer_environment`).
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from aime.data.frames import open_renderer
+from aime.data.frames import open_renderer, renderer_environment
 from aime.data.policies import EpisodePolicy, PolicyContext
 from aime.errors import unknown
 
@@ -28,6 +31,22 @@ def suite_tasks() -> list[str]:
     from dm_control import suite
 
     return [f"{domain}-{task}" for domain, task in suite.ALL_TASKS]
+
+
+def require_task(task: str) -> None:
+    """Refuse a task that the suite does not have, with the nearest that it has, before anything is begun for it.
+
+    The suite is asked in a process of its own, because importing dm_control settles what this process could draw with.
+
+    Raises:
+        ConfigError: no such task.
+    """
+    ask = "from aime.data.simulation import suite_tasks; print(*suite_tasks(), sep='\\n')"
+    environment = {**os.environ, **renderer_environment("warp")}
+    answer = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+    tasks = answer.stdout.split()
+    if task not in tasks:
+        raise unknown("task", task, tasks)
 
 
 def package_versions() -> dict[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 
 from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
-from aime.evaluation.clips import longest_episode
+from aime.evaluation.clips import count_clips, longest_episode
 from aime.evaluation.metrics import MOTION_THRESHOLD
+
+log = logging.getLogger("aime")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,19 @@ class EvaluationConfig:
     def length(self) -> int:
         """Frames of a clip."""
         return self.context_frames + self.horizon
+
+    def on(self, store: EpisodeStore) -> EvaluationConfig:
+        """The protocol on a store: on all the clips of the split where it has fewer than are asked for.
+
+        Raises:
+            ConfigError: no episode of the split is as long as a clip.
+        """
+        self.check_fits(store)
+        there = count_clips(store, self.split, self.length)
+        if there >= self.clips:
+            return self
+        log.info("the %s split has %d clips of %d frames: all of them", self.split, there, self.length)
+        return dataclasses.replace(self, clips=there)
 
     def check_fits(self, store: EpisodeStore) -> None:
         """Refuse clips that are longer than every episode, with what would fit.

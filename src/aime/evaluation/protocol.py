@@ -153,6 +153,7 @@ class _Run:
             likelihood=self._likelihood(),
             health=self._health(),
             not_measured=self.not_measured,
+            clip_scores=self.scores,
         )
 
     def _other_actions(self) -> Tensor | None:

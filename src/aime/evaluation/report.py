@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file, save_file
 
 import aime
 from aime.data.store import EpisodeStore
@@ -21,7 +22,10 @@ from aime.evaluation.clips import Clips
 from aime.evaluation.config import EvaluationConfig
 from aime.evaluation.health import TABLE_STYLE, Check, health_table
 from aime.evaluation.readout import StateReadout
-from aime.evaluation.scores import METRICS, PREDICTORS
+from aime.evaluation.scores import METRICS, PREDICTORS, Scores
+
+REPORT, CLIP_SCORES = "evaluation.json", "clip-scores.safetensors"
+"""What an evaluation writes: its figures, and the scores of each clip behind them."""
 
 METRIC_NAMES = {
     "psnr": "PSNR, dB",
@@ -61,6 +65,9 @@ class Evaluation:
     health: list[Check]
     not_measured: dict[str, str]
     """What was not measured, and why."""
+    clip_scores: dict[str, Scores] = field(repr=False, compare=False)
+    """The scores that `scores` summarises: predictor to metric to (clips, horizon), in the order of `data["places"]`.
+    Of two models on the same clips they give a paired difference."""
 
     def summary(self) -> dict[str, float]:
         """The headline figures, flat: means over the horizons unless the name says otherwise."""
@@ -99,10 +106,18 @@ class Evaluation:
         return plain
 
     def save(self, folder: Path) -> Path:
-        """Write ``evaluation.json`` into a folder."""
+        """Write ``evaluation.json``, and the scores of each clip beside it, into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "evaluation.json"
-        path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        path = folder / REPORT
+        # Where there is a report, the scores beside it are its own, even if this is killed on the way.
+        path.unlink(missing_ok=True)
+        flat = {
+            f"{name}/{metric}": values for name, found in self.clip_scores.items() for metric, values in found.items()
+        }
+        save_file({name: values.contiguous() for name, values in flat.items()}, folder / CLIP_SCORES)
+        writing = path.with_name(f".{REPORT}.writing")
+        writing.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        writing.replace(path)
         return path
 
     def print(self, console: Console | None = None) -> None:
@@ -144,7 +159,7 @@ class Evaluation:
 
         def row(name: str, curve: Curve | None, digits: int) -> None:
             if curve is not None:
-                table.add_row(name, *[_number(curve.mean[h - 1], digits) for h in shown])
+                table.add_row(name, *[number(curve.mean[h - 1], digits) for h in shown])
 
         for metric in METRICS:
             row(METRIC_NAMES[metric], self.scores["dream"].get(metric), _digits(metric))
@@ -177,6 +192,15 @@ class Evaluation:
             inside = ", ".join(f"{curve.average:.0%} in the {level:.0%} interval" for level, curve in pairs)
             lines.append(f"calibration on moving pixels: {inside}")
         return lines
+
+
+def read_clip_scores(folder: Path) -> dict[str, Scores]:
+    """The `clip_scores` of the evaluation that was written into a folder."""
+    scores: dict[str, Scores] = {}
+    for name, values in load_file(folder / CLIP_SCORES).items():
+        predictor, metric = name.split("/")
+        scores.setdefault(predictor, {})[metric] = values
+    return scores
 
 
 def describe_model(model: object, name: str, step: int | None) -> dict[str, Any]:
@@ -224,9 +248,12 @@ def _digits(metric: str) -> int:
     return 3 if metric in ("ssim", "lpips") else 2
 
 
-def _number(value: float, digits: int) -> str:
+def number(value: float, digits: int) -> str:
+    """A number for a table: fewer digits from 100 on, no minus before zero, a dash for what is not a number."""
+    if math.isnan(value):
+        return "–"
     text = f"{value:.{0 if abs(value) >= 100 else digits}f}"
-    return "–" if math.isnan(value) else text.removeprefix("-") if float(text) == 0 else text
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _interval(curve: Curve | None, metric: str) -> str:
@@ -234,5 +261,5 @@ def _interval(curve: Curve | None, metric: str) -> str:
         return "–"
     digits = _digits(metric)
     # One digit fewer, so that three metrics fit into 80 columns; evaluation.json has them all.
-    low, high = _number(curve.average_low, digits - 1), _number(curve.average_high, digits - 1)
-    return f"{_number(curve.average, digits)} \\[{low}, {high}]"
+    low, high = number(curve.average_low, digits - 1), number(curve.average_high, digits - 1)
+    return f"{number(curve.average, digits)} \\[{low}, {high}]"

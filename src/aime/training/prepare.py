@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from aime.config import DataConfig, TrainConfig, replace
 from aime.data.collect import CollectConfig, CollectProgress, collect
 from aime.data.index import INDEX_NAME
+from aime.data.simulation import require_task
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError, DataError
 from aime.training.checkpoint import Checkpoint, require_same_model
@@ -81,37 +85,57 @@ def ensure_episodes(data: DataConfig, image_size: int, seed: int) -> None:
 
     Episodes that are there for another reason are taken as they are, however few.
     """
-    folder = data.data_path
+    ensure_collected(
+        CollectConfig(
+            env=data.env,
+            episodes=data.episodes,
+            episode_length=data.episode_length,
+            policy=data.policy,
+            policy_file=data.policy_file,
+            renderer=data.renderer,
+            image_size=image_size,
+            seed=seed,
+            out=data.data_path,
+        )
+    )
+
+
+def ensure_collected(config: CollectConfig) -> None:
+    """Collect what a configuration says if its folder holds no episodes, or holds what was begun here and stopped.
+
+    Raises:
+        ConfigError: no such task; that is found out before anything else is done.
+    """
+    folder = config.folder
     mark = folder / BEGUN
     if (folder / INDEX_NAME).is_file() and not mark.exists():
         return
-    config = CollectConfig(
-        env=data.env,
-        episodes=data.episodes,
-        episode_length=data.episode_length,
-        policy=data.policy,
-        policy_file=data.policy_file,
-        renderer=data.renderer,
-        image_size=image_size,
-        seed=seed,
-        out=folder,
-    )
-    log.info("collecting %d episodes of %s into %s first", data.episodes, data.env, folder)
+    require_task(config.env)
+    log.info("collecting %d episodes of %s into %s first", config.episodes, config.env, folder)
     console = Console(stderr=True)
     columns = (TextColumn("collecting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with _begun(folder), Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(progress: CollectProgress) -> None:
+            bar.update(task, completed=progress.frames, total=progress.total_frames)
+
+        store = collect(config, tell)
+    log.info("%s holds %d episodes, %d frames", folder, len(store), store.frames)
+
+
+@contextmanager
+def _begun(folder: Path) -> Iterator[None]:
+    """Mark a folder while episodes are collected into it, so that even after a kill the next run goes on."""
+    mark, new = folder / BEGUN, not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     finished = False
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("", total=None)
-
-            def tell(progress: CollectProgress) -> None:
-                bar.update(task, completed=progress.frames, total=progress.total_frames)
-
-            store = collect(config, tell)
-            finished = True
+        yield
+        finished = True
     finally:
-        if finished:
+        if finished or not (folder / INDEX_NAME).is_file():
             mark.unlink(missing_ok=True)
-        elif (folder / INDEX_NAME).is_file():
-            mark.touch()
-    log.info("%s holds %d episodes, %d frames", folder, len(store), store.frames)
+        if new and not any(folder.iterdir()):  # nothing came of it: leave nothing behind
+            folder.rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from aime.config import UNLIMITED_STEPS
+
 log = logging.getLogger("aime")
 
 LINE_SECONDS = 10.0
@@ -20,27 +23,38 @@ LINE_SECONDS = 10.0
 
 
 class Pace:
-    """Speed over the last lines of the log, and what is left at that speed."""
+    """Speed over the last lines of the log, and the seconds of training so far."""
 
     def __init__(self, step: int, frames_per_step: int, elapsed: float = 0.0) -> None:
-        self._marks = deque([(time.perf_counter(), step)], maxlen=11)
+        self._before = elapsed - time.perf_counter()
+        self._stopped_at: float | None = None
         self._frames = frames_per_step
-        self._began = time.perf_counter() - elapsed
+        self._marks = deque([(self.elapsed, step)], maxlen=11)
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training so far, those before a resume included."""
-        return time.perf_counter() - self._began
+        """Seconds of training so far: those before a resume are included, those inside `paused` are not."""
+        return self._before + (time.perf_counter() if self._stopped_at is None else self._stopped_at)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside is no training: the clock stands still."""
+        self._stopped_at = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._before -= time.perf_counter() - self._stopped_at
+            self._stopped_at = None
 
     def mark(self, step: int) -> dict[str, float]:
         """Take the time at a step; what was measured, by the names it has in the log."""
-        now = time.perf_counter()
+        now = self.elapsed
         then, since = self._marks[-1]
         self._marks.append((now, step))
         figures = {
             "frames_per_second": self._frames / self.step_seconds if self.step_seconds else float("nan"),
             "step_seconds": (now - then) / (step - since) if step > since else float("nan"),
-            "elapsed_seconds": self.elapsed,
+            "elapsed_seconds": now,
             "memory_mib": psutil.Process().memory_info().rss / 2**20,
         }
         if torch.cuda.is_available():
@@ -63,7 +77,7 @@ class Display:
     """Shows a run's progress; `shown` false (other ranks) shows nothing."""
 
     def __init__(self, title: str, step: int, max_steps: int, *, shown: bool = True) -> None:
-        self._max_steps = max_steps
+        self._max_steps = max_steps if max_steps < UNLIMITED_STEPS else None
         self._shown = shown
         self._last_line = 0.0
         console = Console(stderr=True)
@@ -76,7 +90,7 @@ class Display:
                 TextColumn("{task.fields[figures]}"),
                 console=console,
             )
-            self._task = self._bar.add_task(title, total=max_steps, completed=step, figures="starting …")
+            self._task = self._bar.add_task(title, total=self._max_steps, completed=step, figures="starting …")
 
     @contextmanager
     def running(self) -> Iterator[Display]:
@@ -96,16 +110,18 @@ class Display:
         """New figures came in. `seconds_left` is a limit of time, where the run has one."""
         if not self._shown:
             return
-        left = (self._max_steps - step) * pace.step_seconds
+        left = math.inf if self._max_steps is None else (self._max_steps - step) * pace.step_seconds
         if seconds_left is not None:
             left = max(0.0, min(left, seconds_left))
-        text = f"loss {loss:,.1f}  {pace.frames_per_second:,.1f} frames/s  {clock(left)} left"
+        text = f"loss {loss:,.1f}  {pace.frames_per_second:,.1f} frames/s"
+        text += f"  {clock(left)} left" if math.isfinite(left) else ""
         now = time.perf_counter()
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=text)
         elif now - self._last_line >= LINE_SECONDS or step == self._max_steps:
             self._last_line = now
-            log.info("step %d/%d  %s", step, self._max_steps, text)
+            limit = "" if self._max_steps is None else f"/{self._max_steps}"
+            log.info("step %d%s  %s", step, limit, text)
 
 
 def clock(seconds: float) -> str:

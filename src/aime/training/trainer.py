@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aime.config import TrainConfig
+from aime.config import UNLIMITED_STEPS, TrainConfig
 from aime.data.dataset import BatchStream, WindowDataset
 from aime.errors import ConfigError
 from aime.pictures import plot_metrics, write_run_pictures
@@ -127,12 +127,7 @@ class Trainer:
                 display.advance(self.step)
                 if self._due(config.log_every):
                     self.write_log(outcome, display)
-                if self._due(config.eval_every):
-                    self.look()
-                if self._due(config.picture_every) and (config.save_visualizations or config.visualize_attention):
-                    self.draw()
-                if self._due(config.checkpoint_every):
-                    self.save()
+                self.do_what_is_due()
             if self.step > began:
                 self.save()
         self._finish(wish, began)
@@ -170,6 +165,20 @@ class Trainer:
         minutes = self.config.max_minutes
         left = None if minutes is None else 60 * minutes - self.pace.elapsed
         display.figures(self.step, means["total_vae_loss"], self.pace, left)
+
+    def do_what_is_due(self) -> None:
+        """Look, draw and save where this step asks for it. None of that is training, so none of its time counts."""
+        config = self.config
+        pictures = config.picture_every if config.save_visualizations or config.visualize_attention else 0
+        work = ((self.look, config.eval_every), (self.draw, pictures), (self.save, config.checkpoint_every))
+        if not any(self._due(every) for _, every in work):
+            return
+        for gpu in self._gpus:  # or steps still under way there would be finished for nothing
+            torch.cuda.synchronize(gpu)
+        with self.pace.paused():
+            for do, every in work:
+                if self._due(every):
+                    do()
 
     def look(self) -> None:
         """Log how the model does on held-out clips."""
@@ -259,11 +268,12 @@ class Trainer:
 
     def _finish(self, wish: StopWish, began: int) -> None:
         if self.step < self.config.max_steps and self.time_over < 1:
+            limit = f" of {self.config.max_steps}" if self.config.max_steps < UNLIMITED_STEPS else ""
             log.info(
-                "stopped by %s at step %d of %d; the checkpoint is %s, and the same command goes on from there",
+                "stopped by %s at step %d%s; the checkpoint is %s, and the same command goes on from there",
                 wish.reason or "another process",
                 self.step,
-                self.config.max_steps,
+                limit,
                 self._newest,
             )
             return

@@ -33,7 +33,7 @@ def suite_tasks() -> list[str]:
     return [f"{domain}-{task}" for domain, task in suite.ALL_TASKS]
 
 
-def require_task(task: str) -> None:
+def require_tasks(*tasks: str) -> None:
     """Refuse a task that the suite does not have, with the nearest that it has, before anything is begun for it.
 
     The suite is asked in a process of its own, because importing dm_control settles what this process could draw with.
@@ -44,9 +44,10 @@ def require_task(task: str) -> None:
     ask = "from aime.data.simulation import suite_tasks; print(*suite_tasks(), sep='\\n')"
     environment = {**os.environ, **renderer_environment("warp")}
     answer = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
-    tasks = answer.stdout.split()
-    if task not in tasks:
-        raise unknown("task", task, tasks)
+    known = answer.stdout.split()
+    for task in tasks:
+        if task not in known:
+            raise unknown("task", task, known)
 
 
 def package_versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from aime.config import DataConfig, TrainConfig, replace
 from aime.data.collect import CollectConfig, CollectProgress, collect
 from aime.data.index import INDEX_NAME
-from aime.data.simulation import require_task
+from aime.data.simulation import require_tasks
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError, DataError
 from aime.training.checkpoint import Checkpoint, require_same_model
@@ -110,7 +110,7 @@ def ensure_collected(config: CollectConfig) -> None:
     mark = folder / BEGUN
     if (folder / INDEX_NAME).is_file() and not mark.exists():
         return
-    require_task(config.env)
+    require_tasks(config.env)
     log.info("collecting %d episodes of %s into %s first", config.episodes, config.env, folder)
     console = Console(stderr=True)
     columns = (TextColumn("collecting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import av
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from aime.data.store import EpisodeStore
@@ -26,6 +28,12 @@ from tests.toys import ActionIgnoringModel, CopyModel, NoisyModel, PerfectModel
 
 Evaluated = Callable[[Dreamer], Evaluation]
 MEASURED = [metric for metric in METRICS if metric != "lpips"]
+
+
+def printed(evaluation: Evaluation) -> str:
+    console = Console(width=160, record=True, file=io.StringIO())
+    evaluation.print(console)
+    return console.export_text()
 
 
 def test_nothing_beats_the_model_that_knows_the_world(evaluated: Evaluated) -> None:
@@ -97,6 +105,7 @@ def test_two_runs_agree_to_the_digit_and_leave_no_trace(toy_store: EpisodeStore)
         found.append(evaluate(model, toy_store, SMALL))
         assert torch.equal(before, torch.get_rng_state())
     assert json.dumps(found[0].to_json()) == json.dumps(found[1].to_json())
+    assert printed(found[0]) == printed(found[1])
     assert model.training
     other = evaluate(model, toy_store, dataclasses.replace(SMALL, seed=1))
     assert other.scores["sample"]["psnr"].mean != found[0].scores["sample"]["psnr"].mean
@@ -207,12 +216,8 @@ def test_settings_that_cannot_work_are_refused(setting: str, value: float) -> No
 
 
 def test_the_tables_say_what_was_found(evaluated: Evaluated) -> None:
-    from rich.console import Console
-
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     evaluation = evaluated(PerfectModel())
-    evaluation.print(console)
-    text = console.export_text()
+    text = printed(evaluation)
     assert "toy-square: 12 clips of 3 test episodes" in text
     assert f"{evaluation.scores['dream']['psnr'].average:.2f} [" in text
     for name in ("copy last", "mean frame", "shuffled actions", "reconstruction", "R² of the state, dreamed"):

@@ -94,8 +94,8 @@ def _prepare(task: str, folder: Path, recipe: Recipe) -> EpisodeStore:
     wrong = list(recipe.differences(store, task))
     if wrong:
         raise DataError(
-            f"{folder} was not collected by the recipe of studies: {'; '.join(wrong)}. Name another --data-dir, and the "
-            f"recipe's episodes are collected there, or move {folder} away"
+            f"{folder} was not collected by the recipe of studies: {'; '.join(wrong)}. Name another --data-dir, and "
+            f"the recipe's episodes are collected there, or move {folder} away"
         )
     return store
 

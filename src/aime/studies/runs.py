@@ -9,30 +9,30 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from aime.config import TrainConfig
+from aime.config import Precision, TrainConfig
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError
 from aime.evaluation import EvaluationConfig, evaluate
 from aime.evaluation.report import CLIP_SCORES, REPORT, read_clip_scores
 from aime.evaluation.scores import Scores
 from aime.training.checkpoint import Checkpoint, load_checkpoint
-from aime.training.config_file import differences, read_config
-from aime.training.device import resolve_device
+from aime.training.config_file import differences
+from aime.training.device import resolve_device, resolve_precision
 from aime.training.locate import load
-from aime.training.runs import CHANGEABLE, RunFolder
+from aime.training.runs import CHANGEABLE, RunFolder, run_settings
 from aime.training.trainer import train
 
 log = logging.getLogger("aime")
 
-MAY_DIFFER = CHANGEABLE - {"max_steps", "max_minutes"} | {"precision"}
+MAY_DIFFER = CHANGEABLE - {"max_steps", "max_minutes"}
 """Settings with other values of which a run is still the planned one. The limits are not among them: their end is where
 the learning rate's schedule ends, so that a run of 15 minutes continued to 30 is not a run of 30."""
 
@@ -118,7 +118,7 @@ def _number(value: float | None) -> float:
 
 
 def complete(
-    plan: Iterable[PlannedRun], stores: Mapping[str, EpisodeStore], protocol: EvaluationConfig
+    plan: Sequence[PlannedRun], stores: Mapping[str, EpisodeStore], protocol: EvaluationConfig
 ) -> Iterator[Result]:
     """Train and evaluate the runs of a plan in turn, as far as that is not done yet, and hand over each when it is.
 
@@ -131,7 +131,7 @@ def complete(
         CheckpointError: it was trained on other data.
         KeyboardInterrupt: training was stopped, by Ctrl-C or SIGTERM, before the run's end.
     """
-    plan = list(plan)
+    plan = _at_one_precision(plan)
     protocols = {task: protocol.on(store) for task, store in stores.items()}
     for run in plan:  # all of them before the first is trained: it would take long to come to what cannot be
         _require_as_planned(run, stores[run.config.data.env])
@@ -150,11 +150,22 @@ def complete(
         )
 
 
+def _at_one_precision(plan: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The plan with ``auto`` replaced by one precision for all: that of the runs that have begun, else what it comes to
+    here. On a CPU that is measured, and a measurement for each run might give one model an advantage."""
+    begun = (run_settings(run.config.run_path) for run in plan)
+    precision: Precision | None = next((there.precision for there in begun if there is not None), None)
+    if precision is None:
+        precision = resolve_precision("auto", resolve_device(plan[0].config.device))
+    return [replace(run, config=replace(run.config, precision=precision)) for run in plan]
+
+
 def _require_as_planned(run: PlannedRun, store: EpisodeStore) -> None:
     """Refuse a folder with a run of other settings, or on other data."""
     folder = RunFolder(run.config.run_path)
-    if folder.config.is_file():
-        changed = differences(read_config(folder.config), run.config, ignore=MAY_DIFFER)
+    settings = run_settings(folder.path)
+    if settings is not None:
+        changed = differences(settings, run.config, ignore=MAY_DIFFER)
         if changed:
             listed = "; ".join(f"{name} is {before} there, {after} here" for name, (before, after) in changed.items())
             raise ConfigError(

@@ -21,11 +21,16 @@ import aime
 from aime.commands import COMMANDS
 from aime.commands.flags import flags_of, parse
 from aime.config import ModelConfig, ModelSettings, TrainConfig, preset_config
+from aime.data.collect import CollectConfig
 from aime.errors import AimeError
 from aime.evaluation.report import Evaluation
 from aime.evaluation.scores import DIFFERENCES, METRICS, PREDICTORS
 from aime.inputs import check_clip
+from aime.studies.ablation import VARIANTS
+from aime.studies.benchmark import MINUTES
+from aime.studies.recipe import RECIPE
 from aime.training import Trainer, save_checkpoint
+from aime.training.config_file import differences
 from aime.training.config_file import settings as flat_settings
 from aime.training.update import OBJECTIVES
 from tests.helpers import small_model
@@ -155,6 +160,8 @@ def test_every_flag_and_target_that_is_mentioned_exists(page: Path):
     kinds += [
         ("imagine", "ImagineFlags"),
         ("inspect", "InspectFlags"),
+        ("benchmark", "BenchmarkConfig"),
+        ("ablate", "AblationConfig"),
         ("data", "ImportFlags"),
         ("data", "ExportFlags"),
     ]
@@ -318,6 +325,26 @@ def test_the_evaluation_is_what_its_page_says():
     tree = ast.parse(textwrap.dedent(inspect.getsource(Evaluation.to_json)))
     content = next(node for node in ast.walk(tree) if isinstance(node, ast.Dict))
     assert first("What is written") == [key.value for key in content.keys if isinstance(key, ast.Constant)]
+
+
+def test_the_studies_are_what_their_page_says():
+    page = doc("docs/evaluation.md")
+    said = {quoted(cells[0])[0]: cells[1] for cells in rows(section(page, "The recipe"))}
+    assert said == {name: str(value) for name, value in vars(RECIPE).items()}
+    minutes = {quoted(cells[0])[0]: float(cells[1]) for cells in rows(section(page, "The benchmark"))}
+    assert minutes == MINUTES
+    variants = {quoted(cells[0])[0]: quoted(cells[2])[0] for cells in rows(section(page, "What each pillar is worth"))}
+    full = preset_config("tiny")
+    for name, setting in variants.items():
+        changed = differences(full, VARIANTS[name][1](full))
+        assert [f"{key}={new}" for key, (_, new) in changed.items()] == [setting]
+    assert list(variants) == list(VARIANTS)
+
+
+def test_the_recipe_by_hand_is_the_recipe():
+    (line,) = blocks(section(doc("docs/evaluation.md"), "The recipe"), "bash")
+    by_hand = parse(CollectConfig, shlex.split(line)[2:], prog="aime collect")
+    assert by_hand == RECIPE.to_collect(by_hand.env, Path("data") / by_hand.env)
 
 
 def test_presets_are_those_in_the_readme():

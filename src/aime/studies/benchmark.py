@@ -92,8 +92,10 @@ class BenchmarkConfig:
             named: tuple[str, ...] = getattr(self, name)
             if not named or len(set(named)) < len(named):
                 raise ConfigError(f"{name} must name at least one, and none of them twice")
-        if self.minutes is not None and self.minutes <= 0:
-            raise ConfigError(f"minutes must be above zero, got {self.minutes}")
+        for name in ("minutes", "learning_rate", "peer_learning_rate"):
+            value: float | None = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{name} must be above zero, got {value}")
         _ = self.protocol  # refuses clips and samples that cannot be
 
     @property

@@ -85,7 +85,7 @@ def row(result: Result) -> list[str]:
         number(result.difference("gain_over_copy_last", "moving_psnr").average, 2),
         number(result.curve("ceiling", "moving_psnr").average, 2),
         number(result.difference("loss_by_shuffling", "moving_psnr").average, 2),
-        number(result.headline("state_r2"), 3),
+        _r2(result.headline("state_r2")),
         number(result.headline("nll_nats_per_dimension"), 3),
     ]
 
@@ -165,6 +165,11 @@ def data_lines(data: Iterable[dict[str, Any]]) -> str:
         f"{d['frames']:,} frames"
         for d in data
     )
+
+
+def _r2(value: float) -> str:
+    """R² has no lower end, and where it is far below zero, how far says nothing."""
+    return "< -99" if value < -99 else number(value, 3)
 
 
 def _number(value: float | None) -> str:

@@ -76,7 +76,7 @@ def parts(s: ModelSettings, batch: int, frames: int) -> dict[str, Callable[[], T
 
     def tokenize() -> Tensor:
         out = tokenizer(images)
-        return (out.reconstruction - images).square().mean() + out.commitment_loss
+        return (tokenizer.reconstruct(out.codes) - images).square().mean() + out.commitment_loss
 
     def perceive() -> Tensor:
         out = perceiver(codes, is_first)

@@ -140,7 +140,7 @@ def test_every_loss_is_finite_and_every_part_scalar():
             "tokenizer discriminator",
         ),
         ("perceiver_loss", "tokenizer perceiver", "encoder decoder prior core schema slot_attention discriminator"),
-        ("attention_loss", "encoder slot_attention schema decoder", "tokenizer prior discriminator"),
+        ("attention_loss", "encoder slot_attention schema", "tokenizer prior decoder discriminator"),
         ("adversarial_loss", "decoder", "tokenizer discriminator"),
         ("discriminator_loss", "discriminator", "tokenizer perceiver encoder decoder prior core schema posterior"),
     ],

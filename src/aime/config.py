@@ -23,7 +23,6 @@ Policy = Literal["mixture", "ou", "cpg", "spline", "uniform", "assisted"]
 WorldModelName = Literal["aime", "rssm"]
 BalancerName = Literal["rgb", "mean", "sum", "upgrad", "pcgrad", "cagrad", "config", "alignedmtl"]
 
-
 UNLIMITED_STEPS = 1_000_000_000
 """`max_steps` of a run that only its minutes end."""
 
@@ -64,10 +63,10 @@ class ModelSettings:
     """Blocks of self-attention over time."""
     perceiver_heads: int = 4
     """Heads of every attention in the Perceiver."""
-    perceiver_context: bool = True
-    """Feed the Perceiver's context to belief and dynamics; without it they see zeros."""
     context_dim: int = 256
     """Size of the context c[t]."""
+    perceiver_context: bool = True
+    """Feed the Perceiver's context to belief and dynamics; without it they see zeros."""
 
     # Belief
     max_components: int = 15
@@ -161,12 +160,12 @@ class LossConfig:
     """Weight of the attention schema's dynamics: KL between posterior and prior map, and motion."""
     lambda_gram: float = 0.05
     """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
-    lambda_attended: float = 0.05
-    """Weight, inside the attention objective, of the error where attention lies: what it asks of the decoder."""
     lambda_rollout: float = 0.1
     """Weight of the open-loop (dreamed) steps inside the ELBO."""
     rollout_steps: int = 4
     """Open-loop steps K of the dreams that training rolls out; 0 trains on filtered frames only."""
+    rollout_frames: int = 4
+    """Frames of each of those dreams that are decoded, at random horizons: the others count by their latents alone."""
     rollout_starts: int = 1
     """Start frames sampled per clip for those dreams."""
     lambda_context: float = 1.0
@@ -177,8 +176,12 @@ class LossConfig:
     """Factor on the gradient that the latent KL gives the prior; with this and the next at 1 it is the ELBO's own."""
     kl_representation: float = 4.0
     """Factor on the gradient that the latent KL gives the posterior; a high one leaves only what can be foreseen."""
+    tokenizer_share: float = 0.5
+    """Share of a batch's frames, drawn anew each step, on which the tokenizer's decoder learns."""
     adversary: bool = True
     """Train the decoder against the discriminator, too."""
+    adversary_share: float = 0.25
+    """Share of a batch's clips that the adversary judges."""
     lambda_feature_matching: float = 1.0
     """Weight of feature matching inside the adversarial objective."""
 
@@ -186,6 +189,9 @@ class LossConfig:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             _require(value >= 0, f"{f.name} must not be negative, got {value!r}")
+        _require(self.rollout_frames >= 1, "rollout_frames must be at least 1; rollout_steps 0 switches dreams off")
+        for name in ("tokenizer_share", "adversary_share"):
+            _require(0 < getattr(self, name) <= 1, f"{name} must be in (0, 1], not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

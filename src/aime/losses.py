@@ -7,7 +7,6 @@ All likelihoods and KLs are in nats per frame, so that beta = 1 is the evidence 
                           + λ_rollout (rollout_nll + β κ rollout_kl): open-loop steps, for a dream is trained
 `perceiver_loss`          token_nll + commitment + next_token_ce
 `attention_loss`          λ_att_dyn (attention_kl + motion_loss) + λ_gram (slot_overlap + slot_spread)
-                          + λ_attended attended_error
 `adversarial_loss`        the generator's side of the hinge loss + feature matching
 `discriminator_loss`      the adversary's own side; it reaches the discriminator alone
 ========================= ==================================================================================
@@ -16,14 +15,23 @@ All likelihoods and KLs are in nats per frame, so that beta = 1 is the evidence 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from aime.attention import gaussian_nll, map_kl, motion_target, precision_map, slot_overlap, slot_spread
+from aime.attention import (
+    gaussian_nll_of,
+    map_kl,
+    motion_target,
+    precision_map,
+    slot_overlap,
+    slot_spread,
+    weighted_error,
+)
 from aime.belief import MixturePrior, compute_kl_divergence_mc
 from aime.config import LossConfig, replace
 from aime.learning import discriminator_loss, generator_loss
@@ -60,11 +68,9 @@ class ObservationNoise(nn.Module):
         return 0.5 * getattr(self, name).log()
 
     def follow(self, name: str, mean_squared_error: Tensor) -> None:
-        """Move a variance towards the error just seen. A step with a non-finite error moves nothing."""
+        """Move a variance towards the error just seen (NaN: none was). A step with a non-finite error moves nothing."""
         buffer = getattr(self, name)
         seen = mean_squared_error.detach().float()
-        if name == "dream":  # horizons that were not dreamed share the last one that was
-            seen = torch.cat([seen, seen[-1:].expand(max(0, self.HORIZONS - len(seen)))])[: self.HORIZONS]
         seen = torch.where(torch.isfinite(seen), seen, buffer)
         buffer.lerp_(seen.clamp_min(self.floor), 1 - self.decay)
 
@@ -89,34 +95,54 @@ def rollout_length(time: int, settings: LossConfig) -> int:
     return min(settings.rollout_steps, time - 1)
 
 
+def judged_clips(batch: int, settings: LossConfig) -> int:
+    """How many clips of a batch, the first ones, the adversary looks at: it sees every pixel thrice, and costs most."""
+    return max(1, round(settings.adversary_share * batch)) if settings.adversary else 0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Decoded clips; those that the adversary looks at have a graph of their own, so that its gradient is cheap."""
+
+    whole: Float[Tensor, "batch time 3 height width"]
+    judged: Float[Tensor, "judged time 3 height width"]
+
+    @classmethod
+    def of(cls, model: WorldModel, latents: Tensor, shown: Tensor, judged: int) -> Decoded:
+        """Decode latents (B, T, Z) under maps (B, T, G, G)."""
+        if not 0 < judged < len(latents):
+            whole = model.decode(latents, shown)
+            return cls(whole, whole[:judged])
+        first = model.decode(latents[:judged], shown[:judged])
+        return cls(torch.cat([first, model.decode(latents[judged:], shown[judged:])]), first)
+
+
 def objectives(
     model: WorldModel,
     frames: Float[Tensor, "batch time 3 height width"],
     actions: Float[Tensor, "batch time action"],
     watched: Watched,
-    shown: Float[Tensor, "batch time grid grid"],
-    mean: Float[Tensor, "batch time 3 height width"],
     starts: Sequence[int],
     settings: LossConfig,
-) -> Scalars:
-    """The four objectives and the discriminator's loss (with gradients), and their parts and health (without).
+) -> tuple[Scalars, Tensor]:
+    """The four objectives and the discriminator's loss (with gradients), their parts and health (without).
 
-    `mean` was decoded under the maps `shown`; the likelihood takes its precision from the same maps.
+    Beside them the mean of the watched frames, decoded under veiled maps.
     """
     parts: Scalars = {}
-    dreams = dreamed(model, frames, actions, watched, starts, settings, parts)
+    # The likelihood takes its precision from the same maps that the frames were decoded under.
+    shown, judged = model.veil(watched.expected), judged_clips(len(frames), settings)
+    decoded = Decoded.of(model, watched.latents, shown, judged)
+    open_loop, dreams = dreamed(model, frames, actions, watched, starts, settings, parts)
     total = {
-        "total_vae_loss": elbo(model, frames, watched, shown, mean, settings, parts) + dreams[0],
-        "perceiver_loss": perception(model, frames, watched, parts),
-        "attention_loss": attention(model, frames, watched, shown, mean, settings, parts),
+        "total_vae_loss": elbo(model, frames, watched, shown, decoded.whole, settings, parts) + open_loop,
+        "perceiver_loss": perception(model, frames, watched, settings, parts),
+        "attention_loss": attention(model, frames, watched, settings, parts),
     }
-    fake = splice(mean, dreams[1], starts)
-    adversarial, matching = generator_loss(model.discriminator, frames, fake)
-    total["adversarial_loss"] = adversarial + settings.lambda_feature_matching * matching
-    total["discriminator_loss"], stats = discriminator_loss(model.discriminator, frames, fake.detach())
-    parts |= {"generator_hinge": adversarial, "feature_matching": matching, **stats}
-    health(model, frames, watched, mean, parts)
-    return total | {name: value.detach() for name, value in parts.items()}
+    if settings.adversary:
+        total |= realism(model, frames[:judged], splice(decoded.judged, dreams), settings, parts)
+    health(model, frames, watched, decoded.whole, parts)
+    return total | {name: value.detach() for name, value in parts.items()}, decoded.whole
 
 
 def elbo(
@@ -161,6 +187,15 @@ def latent_kl(
     return kl.clamp_min(settings.free_nats) if settings.free_nats else kl
 
 
+@dataclass(frozen=True)
+class DreamedFrames:
+    """Frames of one dream that were decoded."""
+
+    at: Int64[Tensor, " decoded"]
+    """Their places in the clip."""
+    frames: Decoded
+
+
 def dreamed(
     model: WorldModel,
     frames: Tensor,
@@ -169,54 +204,70 @@ def dreamed(
     starts: Sequence[int],
     settings: LossConfig,
     parts: Scalars,
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, list[DreamedFrames]]:
     """The loss of the open-loop steps, and the dreamed frames for the adversary to judge.
 
-    From the belief after each start frame the model is rolled on its own samples. Each dreamed prior must expect what
-    the posterior saw (rollout_kl) and each dreamed frame must be the true one (rollout_nll).
+    From the belief after each start frame the model is rolled on its own predictions: in half of the clips on samples,
+    in the others on the prior's mean, which is what a best guess will follow. Each dreamed prior must expect what the
+    posterior saw (rollout_kl), and some of the dreamed frames are decoded and must be the true ones (rollout_nll).
     """
     steps = rollout_length(frames.shape[1], settings)
     if not starts:
         return frames.new_zeros(()), []
-    nlls, kls, movies = [], [], []
+    by_mean = torch.rand(len(frames), 1, device=frames.device) < 0.5
+
+    def draw(prior: MixturePrior) -> Tensor:
+        return torch.where(by_mean, prior.mean(), prior.rsample())
+
+    nlls, kls, dreams = [], [], []
     for start, belief in zip(starts, watched.paused, strict=True):
-        steps_taken: Imagined = model.dream(belief, actions[:, start + 1 : start + 1 + steps], MixturePrior.rsample)
+        steps_taken: Imagined = model.dream(belief, actions[:, start + 1 : start + 1 + steps], draw)
+        horizons = torch.randperm(steps)[: settings.rollout_frames].sort().values.to(frames.device)
+        at = start + 1 + horizons
+        shown = model.veil(steps_taken.attention[:, horizons])
+        judged = judged_clips(len(frames), settings)
+        dream = DreamedFrames(at, Decoded.of(model, steps_taken.latents[:, horizons], shown, judged))
+        nlls.append(_frame_nll(model, "dream", frames[:, at], dream.frames.whole, shown, horizons).mean())
         ahead = slice(start + 1, start + 1 + steps)
-        shown = model.veil(steps_taken.attention)
-        movie = model.decode(steps_taken.latents, shown)
-        nlls.append(_frame_nll(model, "dream", frames[:, ahead], movie, shown).mean())
         mean, log_var = watched.latent_mean[:, ahead].detach(), watched.latent_log_var[:, ahead].detach()
         latents = watched.latents[:, ahead].detach()
-        kls += [
-            compute_kl_divergence_mc(mean[:, k], log_var[:, k], latents[:, k], prior).mean()
-            for k, prior in enumerate(steps_taken.priors)
-        ]
-        movies.append(movie)
+        kls.append(compute_kl_divergence_mc(mean, log_var, latents, MixturePrior.stack(steps_taken.priors, 1)).mean())
+        dreams.append(dream)
     parts["rollout_nll"], parts["rollout_kl"] = torch.stack(nlls).mean(), torch.stack(kls).mean()
-    parts["dream_psnr"] = _psnr(frames[:, starts[-1] + 1 : starts[-1] + 1 + steps], movies[-1])
+    parts["dream_psnr"] = _psnr(frames[:, at], dream.frames.whole)
     kl = settings.beta * settings.kl_dynamics * parts["rollout_kl"]
     loss = settings.lambda_recon * parts["rollout_nll"] + kl
-    return settings.lambda_rollout * loss, movies
+    return settings.lambda_rollout * loss, dreams
 
 
-def splice(mean: Tensor, movies: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
-    """The reconstructed clip with its dreamed stretches in place: what the adversary is shown, in time's order."""
-    pieces, at = [], 0
-    for start, movie in zip(starts, movies, strict=True):
-        begin = max(at, start + 1)  # dreams may overlap; the earlier one keeps its frames
-        skipped = begin - (start + 1)
-        if skipped < movie.shape[1]:
-            pieces += [mean[:, at:begin], movie[:, skipped:]]
-            at = start + 1 + movie.shape[1]
-    return torch.cat([*pieces, mean[:, at:]], dim=1)
+def splice(mean: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:
+    """The reconstructed clips with dreamed frames in place: what the adversary is shown, in time's order."""
+    for dream in dreams:
+        mean = mean.index_copy(1, dream.at, dream.frames.judged)
+    return mean
 
 
-def perception(model: WorldModel, frames: Tensor, watched: Watched, parts: Scalars) -> Tensor:
+def realism(model: WorldModel, real: Tensor, fake: Tensor, settings: LossConfig, parts: Scalars) -> Scalars:
+    """Both sides of the game with the adversary."""
+    adversarial, matching = generator_loss(model.discriminator, real, fake)
+    against, stats = discriminator_loss(model.discriminator, real, fake.detach())
+    parts |= {"generator_hinge": adversarial, "feature_matching": matching, **stats}
+    return {
+        "adversarial_loss": adversarial + settings.lambda_feature_matching * matching,
+        "discriminator_loss": against,
+    }
+
+
+def perception(model: WorldModel, frames: Tensor, watched: Watched, settings: LossConfig, parts: Scalars) -> Tensor:
     """The tokenizer's likelihood and commitment, and the cross-entropy of the next tokens, in nats per frame."""
-    tokens, flat = watched.tokens, frames.flatten(0, 1)
+    tokens, flat, codes = watched.tokens, frames.flatten(0, 1), watched.tokens.codes
+    if model.training and settings.tokenizer_share < 1:
+        some = torch.randperm(len(flat))[: max(1, round(settings.tokenizer_share * len(flat)))].to(flat.device)
+        flat, codes = flat[some], codes[some]
     even = torch.ones_like(flat[:, 0])
-    error = (flat - tokens.reconstruction.float()).square().mean()
-    parts["token_nll"] = gaussian_nll(flat, tokens.reconstruction, model.noise.log_sigma("token"), even).mean()
+    squared = weighted_error(flat, model.tokenizer.reconstruct(codes), even)
+    parts["token_nll"] = gaussian_nll_of(squared, model.noise.log_sigma("token"), even, flat.shape[1]).mean()
+    error = squared.detach().mean() / flat[0].numel()
     if model.training:
         model.noise.follow("token", error)
     parts["token_psnr"] = -10 * error.clamp_min(1e-10).log10()
@@ -230,31 +281,15 @@ def perception(model: WorldModel, frames: Tensor, watched: Watched, parts: Scala
     return parts["token_nll"] + parts["commitment"] + parts.get("next_token_ce", frames.new_zeros(()))
 
 
-def attention(
-    model: WorldModel,
-    frames: Tensor,
-    watched: Watched,
-    shown: Tensor,
-    mean: Tensor,
-    settings: LossConfig,
-    parts: Scalars,
-) -> Tensor:
-    """The schema's dynamics, the slots' diversity, and the error where attention lies (which reaches the decoder)."""
+def attention(model: WorldModel, frames: Tensor, watched: Watched, settings: LossConfig, parts: Scalars) -> Tensor:
+    """The schema's dynamics and the slots' diversity."""
     config = model.config
     parts["attention_kl"] = map_kl(watched.attention, watched.expected).mean()
     target, weight = motion_target(frames, config.attention_grid)
     parts["motion_loss"] = (weight * map_kl(target, watched.attention)).mean()
     parts["slot_overlap"] = slot_overlap(watched.slots.maps).mean()
     parts["slot_spread"] = slot_spread(watched.slots.maps).mean()
-    # Averaged under the map, so that its size is that of one attended pixel and the other terms are heard beside it.
-    density = precision_map(shown.detach().flatten(0, 1), config.input_dim, floor=1e-3)
-    error = (frames - mean.float()).flatten(0, 1).square().sum(dim=1)
-    variance = torch.exp(2 * model.noise.log_sigma("frame"))
-    parts["attended_error"] = 0.5 * (density * error).mean() / variance
-    loss = (
-        settings.lambda_att_dyn * (parts["attention_kl"] + parts["motion_loss"])
-        + settings.lambda_attended * parts["attended_error"]
-    )
+    loss = settings.lambda_att_dyn * (parts["attention_kl"] + parts["motion_loss"])
     if config.enforce_diversity:
         loss = loss + settings.lambda_gram * (parts["slot_overlap"] + parts["slot_spread"])
     return loss
@@ -271,24 +306,28 @@ def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, pa
     parts["sigma"] = model.noise.log_sigma("frame").exp()
 
 
-def _frame_nll(model: WorldModel, name: str, frames: Tensor, mean: Tensor, attention: Tensor) -> Tensor:
-    """−log p(o | z, A) of each frame (B, T), under attention's precision.
+def _frame_nll(
+    model: WorldModel, name: str, frames: Tensor, mean: Tensor, attention: Tensor, horizons: Tensor | None = None
+) -> Tensor:
+    """−log p(o | z, A) of each frame (B, T), under attention's precision; dreamed frames (T) steps after the last seen.
 
     The map is taken as given: it says which errors matter. If the likelihood could move it, attention would flee from
     whatever is hard to predict, since the precision that maximises a likelihood is the inverse of the error.
     """
     precision = precision_map(attention.detach().flatten(0, 1), model.config.input_dim, model.config.attention_floor)
-    flat, flat_mean = frames.flatten(0, 1), mean.flatten(0, 1)
+    error = weighted_error(frames.flatten(0, 1), mean.flatten(0, 1), precision)
+    seen = error.detach().mean() / frames[0, 0].numel()
     log_sigma = model.noise.log_sigma(name)
-    if name == "dream":
-        horizon = torch.arange(frames.shape[1], device=frames.device).clamp_max(model.noise.HORIZONS - 1)
-        log_sigma = log_sigma[horizon].repeat(frames.shape[0])
-    nll = gaussian_nll(flat, flat_mean, log_sigma, precision).unflatten(0, frames.shape[:2])
+    if horizons is not None:
+        bins = horizons.clamp_max(model.noise.HORIZONS - 1)
+        log_sigma = log_sigma[bins].repeat(len(frames))
+        per_frame = error.detach().unflatten(0, frames.shape[:2]).mean(dim=0) / frames[0, 0].numel()
+        # Several horizons may share the last bin: it follows their mean. A bin that none fell into keeps its place.
+        seen = torch.full_like(model.noise.dream, torch.nan)
+        seen = seen.scatter_reduce(0, bins, per_frame, "mean", include_self=False)
     if model.training:
-        error = precision.unsqueeze(1) * (flat - flat_mean.float()).square()
-        per_frame = error.detach().mean(dim=(1, 2, 3)).unflatten(0, frames.shape[:2])
-        model.noise.follow(name, per_frame.mean(dim=0) if name == "dream" else per_frame.mean())
-    return nll
+        model.noise.follow(name, seen)
+    return gaussian_nll_of(error, log_sigma, precision, frames.shape[2]).unflatten(0, frames.shape[:2])
 
 
 def _psnr(frames: Tensor, mean: Tensor) -> Tensor:

@@ -259,9 +259,7 @@ class WorldModel(nn.Module):
         frames = to_unit_frames(observations)
         starts = losses.draw_starts(frames.shape[1], settings)
         watched = self.watch(frames, actions, is_first, pauses=starts)
-        shown = self.veil(watched.expected)
-        mean = self.decode(watched.latents, shown)
-        scalars = losses.objectives(self, frames, actions, watched, shown, mean, starts, settings)
+        scalars, mean = losses.objectives(self, frames, actions, watched, starts, settings)
         return scalars, self._output(watched, mean)
 
     def extract_context(self, videos: Tensor) -> Float[Tensor, "batch time context"]:
@@ -285,7 +283,7 @@ class WorldModel(nn.Module):
         batch, time = frames.shape[:2]
         first = self._episode_starts(is_first, batch, time, fresh=belief is None)
         tokens, perceived = self._perceive(frames, first, belief)
-        context = perceived.context
+        context = self._heeded(perceived.context)
 
         features = self.encoder(frames.flatten(0, 1))
         slots = self.slot_attention(features.grid)
@@ -360,6 +358,10 @@ class WorldModel(nn.Module):
         codes = tokens.codes.detach().flatten(1, 2).unflatten(0, (batch, time))
         return tokens, self.perceiver(codes, is_first, None if belief is None else belief.perceiver)
 
+    def _heeded(self, context: Tensor) -> Tensor:
+        """The context as belief and dynamics are given it: zeros where the Perceiver is not to be heard."""
+        return context if self.config.perceiver_context else torch.zeros_like(context)
+
     def _carry(
         self,
         latents: Tensor,
@@ -396,7 +398,7 @@ class WorldModel(nn.Module):
             prior = self.prior(torch.cat([hidden, context], dim=-1))
             z = draw(prior)
             memory = self.schema(memory, hidden, z)
-            context = self.context_head(torch.cat([hidden, z], dim=-1))
+            context = self._heeded(self.context_head(torch.cat([hidden, z], dim=-1)))
             output, state = self.core(z[:, None], context[:, None], action[:, None], state)
             hidden = output[:, 0]
             priors.append(prior)
@@ -446,8 +448,7 @@ class WorldModel(nn.Module):
         """Which parameters each objective is differentiated for.
 
         The ELBO trains everything that watches and dreams. Perception trains the tokenizer and the Perceiver. Attention
-        trains the slots and the schema, and reaches the decoder through precision; the features that slots look at
-        stay the ELBO's. Realism is the decoder's job.
+        trains the slots and the schema; the features that slots look at stay the ELBO's. Realism is the decoder's job.
         """
 
         def of(*modules: nn.Module) -> list[nn.Parameter]:
@@ -458,7 +459,7 @@ class WorldModel(nn.Module):
         return {
             "total_vae_loss": elbo,
             "perceiver_loss": of(self.tokenizer, self.perceiver),
-            "attention_loss": of(self.slot_attention, self.schema, self.decoder),
+            "attention_loss": of(self.slot_attention, self.schema),
             "adversarial_loss": of(self.decoder),
         }
 

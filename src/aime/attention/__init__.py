@@ -1,6 +1,6 @@
 """Attention: slots that see (bottom-up), a schema that expects (top-down), and precision."""
 
-from aime.attention.precision import gaussian_nll, motion_target, precision_map
+from aime.attention.precision import gaussian_nll, gaussian_nll_of, motion_target, precision_map, weighted_error
 from aime.attention.schema import AttentionSchema, map_kl
 from aime.attention.slots import SlotAttention, Slots, slot_overlap, slot_spread
 
@@ -9,9 +9,11 @@ __all__ = [
     "SlotAttention",
     "Slots",
     "gaussian_nll",
+    "gaussian_nll_of",
     "map_kl",
     "motion_target",
     "precision_map",
     "slot_overlap",
     "slot_spread",
+    "weighted_error",
 ]

@@ -41,13 +41,30 @@ def gaussian_nll(
 
     The normaliser −½ log Λ is included: an ignored pixel is cheap to miss, and expensive to have ignored.
     """
-    channels = frames.shape[1]
-    pixels = frames[0].numel()
+    return gaussian_nll_of(weighted_error(frames, mean, precision), log_sigma, precision, frames.shape[1])
+
+
+def weighted_error(
+    frames: Float[Tensor, "n channels height width"],
+    mean: Float[Tensor, "n channels height width"],
+    precision: Float[Tensor, "n height width"],
+) -> Float[Tensor, " n"]:
+    """Λ (frame − mean)², summed over pixels and channels."""
+    return (precision * (frames.float() - mean.float()).square().sum(dim=1)).sum(dim=(-2, -1))
+
+
+def gaussian_nll_of(
+    error: Float[Tensor, " n"],
+    log_sigma: Float[Tensor, "*#n"],
+    precision: Float[Tensor, "n height width"],
+    channels: int,
+) -> Float[Tensor, " n"]:
+    """`gaussian_nll` where the weighted error is known already: it is the only pass over all the pixels."""
     log_sigma = log_sigma.float()
-    error = (frames.float() - mean.float()).square().sum(dim=1)
-    weighted = (precision * error).sum(dim=(-2, -1)) * torch.exp(-2 * log_sigma)
+    pixels = channels * precision[0].numel()
     normaliser = channels * precision.log().sum(dim=(-2, -1))
-    return 0.5 * (weighted - normaliser + pixels * (2 * log_sigma + math.log(2 * math.pi)))
+    constant = pixels * (2 * log_sigma + math.log(2 * math.pi))
+    return 0.5 * (error * torch.exp(-2 * log_sigma) - normaliser + constant)
 
 
 def motion_target(

@@ -7,7 +7,7 @@ asked which component explains a latent, and indexed by its batch dimensions; it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -65,6 +65,13 @@ class MixturePrior:
             index = (*index[:at], *[slice(None)] * (len(self.batch_shape) - used), *index[at + 1 :])
         self.alpha_shape[index]  # has no dimension to spare, so it refuses what would reach into the components
         return self.map(lambda x: x[index])
+
+    @classmethod
+    def stack(cls, mixtures: Sequence[MixturePrior], dim: int) -> MixturePrior:
+        """Several mixtures as one, along a new batch dimension."""
+        names = [f.name for f in fields(cls) if f.name != "alpha_prior"]
+        stacked = {name: torch.stack([getattr(m, name) for m in mixtures], dim=dim) for name in names}
+        return cls(**stacked, alpha_prior=mixtures[0].alpha_prior)
 
     def detach(self) -> MixturePrior:
         """The same mixture, through which no gradient flows: the fixed side of a balanced divergence."""

@@ -42,7 +42,8 @@ class Precision(nn.Module):
         super().__init__()
         self.register_buffer("resize", resize_matrix(attention_grid, grid), persistent=False)
         self.resize: Tensor
-        self.to_film = nn.Conv2d(2, 2 * channels, kernel_size=1, bias=False)
+        # A 1×1 convolution from two channels, as the matrix product that it is: several times faster backward.
+        self.to_film = nn.Linear(2, 2 * channels, bias=False)
         nn.init.normal_(self.to_film.weight, std=0.02)
 
     def forward(
@@ -51,8 +52,8 @@ class Precision(nn.Module):
         """Modulate features by the relative attention A·G²."""
         with torch.autocast(x.device.type, enabled=False):
             a = self.resize @ relative.float() @ self.resize.T
-            cues = torch.stack([torch.log1p(a) - torch.log(a.new_tensor(2.0)), a / (1 + a) - 0.5], dim=1)
-        gain, bias = self.to_film(cues).chunk(2, dim=1)
+            cues = torch.stack([torch.log1p(a) - torch.log(a.new_tensor(2.0)), a / (1 + a) - 0.5], dim=-1)
+        gain, bias = self.to_film(cues).permute(0, 3, 1, 2).chunk(2, dim=1)
         return x * (1 + gain) + bias
 
 

@@ -31,8 +31,6 @@ class TokenizerOutput:
     """Which code stands at each place, in [0, codebook_size)."""
     codes: Float[Tensor, "n p p code"]
     """The codes themselves (root mean square one), their gradient passed straight through to the encoder."""
-    reconstruction: Float[Tensor, "n 3 h w"]
-    """The frames decoded from the codes, float32, meant to be in [0, 1] but not clamped: the loss is the caller's."""
     commitment_loss: Float[Tensor, ""]
     """Mean squared distance of the encoder's features to their codes; its gradient moves the encoder only."""
     perplexity: Float[Tensor, ""]
@@ -97,7 +95,7 @@ class VQTokenizer(nn.Module):
         self.idle: Tensor
 
     def forward(self, frames: Float[Tensor, "n 3 h w"]) -> TokenizerOutput:
-        """Frames in [0, 1] to codes and back. In train mode the codebook follows the features."""
+        """Frames in [0, 1] to codes (and back with `reconstruct`). In train mode the codebook follows the features."""
         features = self._features(frames)
         codes, indices = self._quantise(features)
         if self.training:
@@ -106,7 +104,6 @@ class VQTokenizer(nn.Module):
         return TokenizerOutput(
             indices=indices,
             codes=codes,
-            reconstruction=self._decode(codes),
             commitment_loss=F.mse_loss(features, codes.detach()),
             perplexity=torch.exp(torch.special.entr(share).sum()),
             live_codes=(self.idle < IDLE_BATCHES).sum().float(),
@@ -117,17 +114,18 @@ class VQTokenizer(nn.Module):
         """Frames in [0, 1] to the indices of their codes; leaves the codebook alone in train mode, too."""
         return self._nearest(self._features(frames))
 
+    def reconstruct(self, codes: Float[Tensor, "n p p code"]) -> Float[Tensor, "n 3 h w"]:
+        """Codes to frames, float32, meant to be in [0, 1] but not clamped: the loss is the caller's."""
+        return 0.5 + self.decoder(codes.permute(0, 3, 1, 2)).float()
+
     def decode(self, indices: Int64[Tensor, "n p p"]) -> Float[Tensor, "n 3 h w"]:
         """Indices of codes to frames in [0, 1]."""
-        return self._decode(self._codes(indices)).clamp(0, 1)
+        return self.reconstruct(self._codes(indices)).clamp(0, 1)
 
     def _features(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p p code"]:
         centred = (frames - 0.5).contiguous(memory_format=torch.channels_last)
         features = self.encoder(centred).float().permute(0, 2, 3, 1)
         return F.normalize(features, dim=-1) * math.sqrt(self.code_dim)
-
-    def _decode(self, codes: Float[Tensor, "n p p code"]) -> Float[Tensor, "n 3 h w"]:
-        return 0.5 + self.decoder(codes.permute(0, 3, 1, 2)).float()
 
     def _codes(self, indices: Int64[Tensor, "n p p"]) -> Float[Tensor, "n p p code"]:
         return self.quantiser.codebook[indices] * math.sqrt(self.code_dim)

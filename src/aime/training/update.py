@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from aime.config import TrainConfig
 from aime.learning.balancers import GradientBalancer
+from aime.losses import judged_clips
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard
@@ -84,29 +85,35 @@ class Updater:
                 batch["observations"], batch["actions"], batch["is_first"], loss=self.config.loss, beta=beta
             )
         scalars = {name: value.detach() for name, value in losses.items()}
-        finite = {name: torch.isfinite(scalars[name]) for name in (*OBJECTIVES, ADVERSARY)}
+        objectives = {name: losses[name] for name in OBJECTIVES if name in losses}
+        against = losses.get(ADVERSARY)  # None where there is no adversary
+        finite = {name: torch.isfinite(scalars[name]) for name in (*objectives, ADVERSARY) if name in scalars}
         bad = any_rank(_not_all(finite), self._world)
         balance = None
         if not self._knows(bad):
-            balance = self.balancer.backward({name: losses[name] for name in OBJECTIVES})
+            balance = self.balancer.backward(objectives)
             scalars["gradient_norm"] = self._clip("model")
-            scalars["discriminator_gradient_norm"] = self._critic_backward(losses[ADVERSARY])
             finite |= {f"gradient of {n}": torch.isfinite(balance.norms[i]) for i, n in enumerate(OBJECTIVES)}
             finite["gradient of the update"] = torch.isfinite(scalars["gradient_norm"])
-            finite[f"gradient of {ADVERSARY}"] = torch.isfinite(scalars["discriminator_gradient_norm"])
+            if against is not None:
+                scalars["discriminator_gradient_norm"] = self._critic_backward(against)
+                finite[f"gradient of {ADVERSARY}"] = torch.isfinite(scalars["discriminator_gradient_norm"])
             bad = bad | _not_all(finite)
             self._apply("model", bad)
-            self._apply("discriminator", bad)
+            if against is not None:
+                self._apply("discriminator", bad)
+                self._critic_again(batch["observations"], output.reconstruction_mean.detach(), bad)
             # An idle component of the mixture moves where it is needed, which gradients alone do not make it do.
             if self.balancer.step % RELOCATE_EVERY == 0:
                 self.model.prior.relocate(output.latents.detach(), output.prior.detach())
-            self._critic_again(batch["observations"], output.reconstruction_mean.detach(), bad)
         self._guard.restore_if(bad)
         broadcast_from_first(self.model.buffers(), self._world)
         return Outcome(scalars, finite, bad, balance)
 
     def _critic_again(self, real: Tensor, fake: Tensor, bad: Tensor) -> None:
         """The critic's further steps on the same clips (n_critic of them in all)."""
+        judged = judged_clips(len(real), self.config.loss)
+        real, fake = real[:judged], fake[:judged]
         for _ in range(self.config.optimizer.n_critic - 1):
             if self._knows(bad):
                 return

@@ -1,6 +1,6 @@
 """The world model: the one place where the five pillars meet. It watches, believes and dreams.
 
-    p(o, z, A | a) = Π p(z[t] | h[t-1], c[t-1]) · p(A[t] | A[t-1], h[t-1], z[t]) · p(o[t] | z[t], A[t])
+    p(o, z, A | a) = Π p(z[t] | h[t-1], c[t-1], z[t-1]) · p(A[t] | A[t-1], h[t-1], z[t]) · p(o[t] | z[t], A[t])
 
     q(z[t] | o[t], c[t])                          the posterior, which does not need h: all frames run at once
     h[t] = LSTM(h[t-1], (z[t], c[t], a[t]))       the belief after frame t and action t
@@ -116,7 +116,7 @@ class WorldModel(nn.Module):
             2 * config.latent_dim,
         )
         self.prior = DPGMMPrior(
-            condition_dim=config.hidden_dim + config.context_dim,
+            condition_dim=config.hidden_dim + config.context_dim + config.latent_dim,
             latent_dim=config.latent_dim,
             max_components=config.max_components,
             hidden_dim=config.hidden_dim,
@@ -128,7 +128,10 @@ class WorldModel(nn.Module):
             action_dim=config.action_dim,
             hidden_dim=config.hidden_dim,
         )
-        self.context_head = _head(config.hidden_dim + config.latent_dim, config.hidden_dim, config.context_dim)
+        self.context_head = nn.Sequential(
+            *_head(config.hidden_dim + config.latent_dim, config.hidden_dim, config.context_dim),
+            nn.LayerNorm(config.context_dim, elementwise_affine=False),  # as a context is
+        )
         # Learning
         self.discriminator = TemporalPatchDiscriminator(
             channels=channels,
@@ -298,7 +301,8 @@ class WorldModel(nn.Module):
         hidden, states = self._carry(latents, context, actions, state, is_first, [*pauses, time - 1])
         hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
         context_before = _shift(context, None if belief is None else belief.context, first)
-        prior = self.prior(torch.cat([hidden_before, context_before], dim=-1))
+        latents_before = _shift(latents, None if belief is None else belief.latents, first)
+        prior = self.prior(torch.cat([hidden_before, context_before, latents_before], dim=-1), latents_before)
 
         seen = slots.attention.unflatten(0, (batch, time))
         memory = self.schema.uniform(batch)
@@ -391,14 +395,17 @@ class WorldModel(nn.Module):
         draw: Callable[[MixturePrior], Tensor],
     ) -> Imagined:
         """Step the belief forward on its own predictions. `draw` takes a latent from each prior."""
-        state, hidden, context, memory = belief.recurrent, belief.hidden, belief.context, belief.attention_memory
+        state, memory = belief.recurrent, belief.attention_memory
+        hidden, context, z = belief.hidden, belief.context, belief.latents
         priors: list[MixturePrior] = []
         taken: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for action in actions.unbind(dim=1):
-            prior = self.prior(torch.cat([hidden, context], dim=-1))
+            prior = self.prior(torch.cat([hidden, context, z], dim=-1), z)
             z = draw(prior)
             memory = self.schema(memory, hidden, z)
-            context = self._heeded(self.context_head(torch.cat([hidden, z], dim=-1)))
+            # Detached: the head foretells the context. Open to the dream's losses it served as one more latent, far
+            # from any context that was ever watched.
+            context = self._heeded(self.context_head(torch.cat([hidden, z], dim=-1)).detach())
             output, state = self.core(z[:, None], context[:, None], action[:, None], state)
             hidden = output[:, 0]
             priors.append(prior)

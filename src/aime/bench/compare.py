@@ -17,7 +17,7 @@ from aime.training.update import ADVERSARY, OBJECTIVES
 
 
 def measure_balance(subject: Subject, rounds: int) -> Iterator[Figure]:
-    """A step with the objectives' gradients balanced by RGB, in turns with a step on their plain sum.
+    """A step with the objectives' gradients balanced (by RGB), in turns with a step on their plain sum.
 
     Model, batch, optimizers and adversary are the same; only the lines from the losses to `.grad` differ.
     """
@@ -46,12 +46,13 @@ def measure_balance(subject: Subject, rounds: int) -> Iterator[Figure]:
         for optimizer in updater.optimizers.values():
             optimizer.step()
 
-    times = take_turns({"rgb": lambda: step(balanced), "sum": lambda: step(summed)}, rounds, device)
+    times = take_turns({"balanced": lambda: step(balanced), "sum": lambda: step(summed)}, rounds, device)
     own = Timing(tuple(algebra[-rounds:]))
-    yield Figure.taken("a step with RGB", times["rgb"])
+    name = {"rgb": "RGB"}.get(subject.config.balancer.balancer, subject.config.balancer.balancer)
+    yield Figure.taken(f"a step with {name}", times["balanced"])
     yield Figure.taken("a step on the sum", times["sum"])
-    yield Figure.ratio("RGB against the sum", times["rgb"], times["sum"])
-    yield Figure.ratio("RGB's own algebra, of a step", own, times["rgb"], unit="share")
+    yield Figure.ratio(f"{name} against the sum", times["balanced"], times["sum"])
+    yield Figure.ratio(f"{name}'s own algebra, of a step", own, times["balanced"], unit="share")
 
 
 def measure_peer(subject: Subject, rounds: int) -> Iterator[Figure]:

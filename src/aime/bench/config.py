@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from aime.config import Device, Precision, Preset
+from aime.config import BalancerName, Device, Precision, Preset
 from aime.errors import ConfigError, unknown
 
 Section = Literal["step", "pillars", "balance", "peer", "parallel", "streaming", "loading", "growth"]
@@ -25,7 +25,7 @@ class BenchConfig:
     Whatever is compared takes turns within this one run. A matrix product is timed at the start and at the end: if it
     changed, other programs were busy, and the figures are worse than the machine.
 
-    The sections: step, pillars (shares of a step), balance (RGB against a summed backward), peer (an RSSM of as many
+    The sections: step, pillars (shares of a step), balance (against a summed backward), peer (an RSSM of as many
     parameters), parallel (over time, against frame by frame), streaming (watching and dreaming), loading, growth.
     """
 
@@ -41,6 +41,8 @@ class BenchConfig:
     """Clips in a training step; by default 16 for tiny and 4 for the others."""
     sequence_length: int = 16
     """Frames in a clip, and the span of the Perceiver; its latents per frame stay those of the preset."""
+    balancer: BalancerName = "rgb"
+    """What balances the gradients in a step."""
     repeats: int = 5
     """Rounds in which whatever is compared takes turns, after one to warm up."""
     quick: bool = False

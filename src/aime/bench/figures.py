@@ -8,6 +8,7 @@ from typing import Literal
 from aime.bench.timing import Timing
 
 Unit = Literal["s", "B", "FLOP", "FLOP/s", "frames/s", "steps/s", "windows/s", "parameters", "share", "times"]
+Number = int | float
 
 
 class NotMeasured(Exception):
@@ -19,11 +20,11 @@ class Figure:
     """A value in its plain unit (seconds, bytes, FLOP, …), or None and in `note` the reason why it was not measured."""
 
     what: str
-    value: float | None
+    value: Number | None
     unit: Unit
-    least: float | None = None
+    least: Number | None = None
     """The lowest value over the rounds; None where there was one round, or nothing varies."""
-    most: float | None = None
+    most: Number | None = None
     note: str = ""
     section: str = ""
     """Filled in, as the next two are, by whoever asked for the section."""
@@ -36,13 +37,13 @@ class Figure:
         return cls(what, timing.median, "s", timing.least, timing.most, **more)
 
     @classmethod
-    def rate(cls, what: str, count: float, unit: Unit, timing: Timing, **more: str) -> Figure:
+    def rate(cls, what: str, count: Number, unit: Unit, timing: Timing, **more: str) -> Figure:
         """How many things a second, of which each run did `count`."""
         return cls(what, count / timing.median, unit, count / timing.most, count / timing.least, **more)
 
     @classmethod
     def ratio(
-        cls, what: str, above: Timing, below: Timing, *, scale: float = 1.0, unit: Unit = "times", note: str = ""
+        cls, what: str, above: Timing, below: Timing, *, scale: Number = 1.0, unit: Unit = "times", note: str = ""
     ) -> Figure:
         """How many times as long one thing took as the other, round by round: both met the same busy moments."""
         each = Timing(tuple(scale * a / b for a, b in zip(above.seconds, below.seconds, strict=True)))

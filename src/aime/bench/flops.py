@@ -45,11 +45,12 @@ def count_flops(run: Callable[[], object]) -> int:
 
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """Without the libraries' own LSTM and attention, into which no counter sees; the plain ones do the same products."""
-    onednn = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False  # not by its `flags`, which sets more than this, and warns of that
+    """Without the libraries' own LSTM and attention: no counter sees into them, and the plain ones do the same."""
+    onednn: Any = torch.backends.mkldnn
+    before = onednn.enabled
+    onednn.enabled = False  # its `flags` would set more than this, and warn of that
     try:
         with torch.backends.cudnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mkldnn.enabled = onednn
+        onednn.enabled = before

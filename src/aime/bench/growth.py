@@ -8,7 +8,7 @@ import torch
 
 from aime.bench.config import GROWTH
 from aime.bench.figures import Figure, NotMeasured
-from aime.bench.memory import in_a_fresh_process, memory_per_frame
+from aime.bench.memory import SHORTEST, in_a_fresh_process, memory_per_frame
 from aime.bench.subject import Subject
 from aime.bench.timing import take_turns
 
@@ -32,6 +32,9 @@ def measure_growth(subject: Subject, rounds: int) -> Iterator[Figure]:
         bytes_at = {t: in_a_fresh_process(memory_per_frame, subject, t, torch.get_num_threads()) for t in GROWTH}
     except NotMeasured as why:
         yield Figure("memory of a frame", None, "B", note=str(why))
+        return
+    if bytes_at[first] <= 0:
+        yield Figure("memory of a frame", None, "B", note=f"{first} frames need no more than {SHORTEST}")
         return
     yield Figure(f"memory of a frame of {first}", bytes_at[first], "B")
     for time in GROWTH[1:]:

@@ -21,21 +21,24 @@ from aime.bench.subject import Subject
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SHORTEST = 2
-"""Frames of the clip that growth is measured from: what does not grow has been allocated by then."""
+OUT_OF_MEMORY = "out of memory; a smaller --batch-size may fit"
+SHORTEST = 8
+"""Frames of the clip that growth is measured from: it holds a whole dream, and all else that does not grow."""
 
 
 def in_a_fresh_process(run: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a module's function in a process that has done nothing before.
 
     Raises:
-        NotMeasured: the process was killed, as Linux does where memory runs out.
+        NotMeasured: it ran out of memory, or was killed, as Linux does where memory runs out.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(run, *args, **kwargs).result()
         except BrokenProcessPool:
             raise NotMeasured("the process that measured it was killed, most likely for want of memory") from None
+        except (MemoryError, torch.OutOfMemoryError):
+            raise NotMeasured(OUT_OF_MEMORY) from None
 
 
 def training_memory(subject: Subject, threads: int) -> int:

@@ -1,8 +1,8 @@
 """Where the time of a training step goes, by part and pillar.
 
-One profiled step. Each operation's own time (on a GPU: that of the kernels it started) counts for the part in whose
-forward call it ran; hooks on the parts mark these calls. A backward operation counts for the part whose forward made
-its node of the graph: the profiler records the same sequence number for both. So every moment of the step counts
+Some steps are profiled. Each operation's own time (on a GPU: that of the kernels it started) counts for the part in
+whose forward call it ran; hooks on the parts mark these calls. A backward operation counts for the part whose forward
+made its node of the graph: the profiler records the same sequence number for both. So every moment of a step counts
 exactly once, and a part has its share of all five backward passes. What ran in no part's call is told apart by name
 (optimizers, the balancer's algebra) or is the rest: likelihoods, divergences and the checks around them.
 
@@ -12,6 +12,7 @@ are.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,6 +35,8 @@ PILLARS: dict[str, tuple[str, ...]] = {
 }
 """The parts of each pillar; all but the last two are modules of the world model."""
 REST = "rest"
+STEPS = 3
+"""Steps to profile at most: each leaves tens of thousands of events."""
 _MARK = "part "
 _OPTIMIZER = "Optimizer.step"
 _BACKWARD = 1  # torch's RecordScope.BACKWARD_FUNCTION: a node of the graph at work
@@ -42,18 +45,19 @@ Shares = dict[str, tuple[float, float]]
 """Part to its forward and backward share of a step; all together they sum to 1."""
 
 
-def measure_pillars(subject: Subject) -> Iterator[Figure]:
-    """A row for each part, its pillar before its name."""
+def measure_pillars(subject: Subject, rounds: int) -> Iterator[Figure]:
+    """A figure for each part, its pillar before its name."""
     updater, batch = subject.updater(), subject.batch()
 
-    def step() -> None:
-        updater.step(batch, lr_factor=1.0, beta=1.0)
+    def steps() -> None:
+        for _ in range(min(rounds, STEPS)):
+            updater.step(batch, lr_factor=1.0, beta=1.0)
 
-    step()
+    steps()
     with ExitStack() as stack:
         stack.enter_context(marked(updater.model))
         stack.enter_context(marked_method(updater.balancer, "combine", "balancer"))
-        shares = profiled(step, subject.device)
+        shares = profiled(steps, subject.device)
     titles = {part: f"{pillar}: {part}" for pillar, parts in PILLARS.items() for part in parts}
     for part in (*titles, REST):
         forward, backward = shares.get(part, (0.0, 0.0))
@@ -63,6 +67,7 @@ def measure_pillars(subject: Subject) -> Iterator[Figure]:
 
 def profiled(run: Callable[[], object], device: torch.device) -> Shares:
     """The shares of whatever is marked in a call."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler says on stderr that it starts and stops
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)

@@ -15,6 +15,7 @@ from aime.bench.config import CLIPS, BenchConfig, Section
 from aime.bench.figures import Figure, NotMeasured
 from aime.bench.growth import measure_growth
 from aime.bench.loading import measure_loading
+from aime.bench.memory import OUT_OF_MEMORY
 from aime.bench.pillars import measure_pillars
 from aime.bench.probe import FLOP, machine, precisions, probe
 from aime.bench.steps import measure_steps
@@ -30,7 +31,7 @@ log = logging.getLogger("aime")
 
 MEASURES: dict[Section, Callable[[Subject, BenchConfig], Iterator[Figure]]] = {
     "step": lambda subject, config: measure_steps(subject, config.rounds),
-    "pillars": lambda subject, config: measure_pillars(subject),
+    "pillars": lambda subject, config: measure_pillars(subject, config.rounds),
     "balance": lambda subject, config: measure_balance(subject, config.rounds),
     "peer": lambda subject, config: measure_peer(subject, config.rounds),
     "parallel": lambda subject, config: measure_parallel(subject, config.rounds),
@@ -82,7 +83,7 @@ def _section(section: Section, subject: Subject, config: BenchConfig) -> list[Fi
     try:
         found.extend(MEASURES[section](subject, config))
     except (NotMeasured, MemoryError, torch.OutOfMemoryError) as error:
-        why = str(error) if isinstance(error, NotMeasured) else "out of memory; a smaller --batch-size may fit"
+        why = str(error) if isinstance(error, NotMeasured) else OUT_OF_MEMORY
         found.append(Figure("the rest of it" if found else "all of it", None, "s", note=why))
     return [
         replace(f, section=section, preset=subject.preset, precision=f.precision or subject.precision) for f in found
@@ -98,6 +99,7 @@ def _subject(preset: str, config: BenchConfig, device: torch.device) -> Subject:
             train,
             precision=resolve_precision(config.precision, device),
             data=changed(train.data, batch_size=config.batch_size or CLIPS[preset]),
+            balancer=changed(train.balancer, balancer=config.balancer),
             model=changed(train.model, sequence_length=time, num_latent_perceiver=time * latents),
         ),
         device,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aime.bench.config import BenchConfig
-from aime.bench.figures import Figure, Unit
+from aime.bench.figures import Figure, Number, Unit
 
 BUSY = 0.1
 """Change of the matrix product's speed over a run above which it is said that the machine was busy."""
@@ -84,32 +84,38 @@ def cell(figure: Figure) -> str:
     """A figure for a person: its value, and in parentheses its range and what belongs to it."""
     if figure.value is None:
         return f"not measured: {figure.note}"
+    factor, _ = _scale(figure.value, figure.unit)
     more = []
     if figure.least is not None and figure.most is not None:
-        more.append(f"{quantity(figure.least, figure.unit)} to {quantity(figure.most, figure.unit)}")
+        more.append(f"{_digits(figure.least / factor)}–{_digits(figure.most / factor)}")
     if figure.note:
         more.append(figure.note)
     return quantity(figure.value, figure.unit) + (f" ({'; '.join(more)})" if more else "")
 
 
-def quantity(value: float, unit: Unit) -> str:
+def quantity(value: Number, unit: Unit) -> str:
     """A number of three digits with a unit that fits its size."""
+    factor, name = _scale(value, unit)
+    return f"{_digits(value / factor)} {name}".strip()
+
+
+def _scale(value: Number, unit: Unit) -> tuple[Number, str]:
+    """What a value is divided by to be read easily, and what the unit is called then."""
     if unit == "share":
-        return f"{value:.1%}"
+        return 0.01, "%"
     if unit == "times":
-        return f"{_digits(value)} ×"
+        return 1, "×"
     if unit == "s":
-        return f"{_digits(value)} s" if value >= 1 else f"{_digits(1e3 * value)} ms"
+        return (1, "s") if value >= 1 else (1e-3, "ms")
     if unit == "B":
-        return f"{_digits(value / 2**30)} GiB" if value >= 2**30 else f"{_digits(value / 2**20)} MiB"
+        return (2**30, "GiB") if value >= 2**30 else (2**20, "MiB")
     if unit in ("FLOP", "FLOP/s", "parameters"):
         factor, prefix = next(((f, p) for f, p in _PREFIXES if value >= f), (1.0, ""))
-        name = "" if unit == "parameters" else unit
-        return f"{_digits(value / factor)} {prefix}{name}".strip()
-    return f"{_digits(value)} {unit}"
+        return factor, prefix + ("" if unit == "parameters" else unit)
+    return 1, unit
 
 
-def _digits(value: float) -> str:
+def _digits(value: Number) -> str:
     """Three digits that count, and all those before the point."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"

@@ -16,6 +16,7 @@ from aime.bench.figures import Figure, NotMeasured
 from aime.bench.probe import machine
 from aime.bench.run import MEASURES, measure
 from aime.bench.table import Report, cell, quantity
+from aime.bench.timing import Timing
 from aime.cli import main
 from aime.config import PRESETS, DataConfig, ModelSettings, TrainConfig
 from tests.helpers import small_config
@@ -27,6 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {name: getattr(small_config(), name) for name in ModelSettings.__dataclass_fields__}
     config = TrainConfig(model=ModelSettings(**sizes), data=DataConfig(batch_size=2))
     monkeypatch.setattr(run, "preset_config", lambda name: config)
+    monkeypatch.setattr(run, "probe", lambda precision, device: Timing((0.1, 0.1)))
     monkeypatch.setattr(growth, "GROWTH", (8, 16))
     monkeypatch.setattr(loading, "LENGTH", 40)
     monkeypatch.setattr(watching, "CROWD", 32)
@@ -42,7 +44,7 @@ def test_every_section_is_in_the_table_and_in_the_file(
     small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "made" / "bench.json"
-    flags = ["--quick", "--presets", "tiny", "--batch-size", "2", "--sequence-length", "6", "--out", str(out)]
+    flags = ["--repeats", "1", "--presets", "tiny", "--batch-size", "2", "--sequence-length", "6", "--out", str(out)]
     assert main(["bench", *flags]) == 0
     table = capsys.readouterr().out
     content = json.loads(out.read_text(encoding="utf-8"))

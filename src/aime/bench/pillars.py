@@ -16,7 +16,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -39,6 +39,7 @@ STEPS = 3
 """Steps to profile at most: each leaves tens of thousands of events."""
 _MARK = "part "
 _OPTIMIZER = "Optimizer.step"
+_ENGINE = "autograd::engine::evaluate_function"
 _BACKWARD = 1  # torch's RecordScope.BACKWARD_FUNCTION: a node of the graph at work
 
 Shares = dict[str, tuple[float, float]]
@@ -80,48 +81,41 @@ def profiled(run: Callable[[], object], device: torch.device) -> Shares:
 
 def shares_of(events: list[FunctionEvent], clock: str) -> Shares:
     """The shares of the parts in a recording, by the time on the CPU or on the device."""
-    on_host = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
+    placed = sorted(_placed(events), key=lambda place: place.event.time_range.start)
     # Operations that make no node bear the number of the next node as well: its maker is the last to bear it.
-    makers: dict[int, FunctionEvent] = {}
-    for event in sorted(on_host, key=lambda e: e.time_range.start):
-        if event.scope != _BACKWARD and event.sequence_nr >= 0 and _node(event) is None:
-            makers[event.sequence_nr] = event
+    makers = {p.event.sequence_nr: p.part for p in placed if p.node is None and p.event.sequence_nr >= 0}
     totals: dict[tuple[str, bool], float] = defaultdict(float)
-    for event in on_host:
+    for event, part, node in placed:
         own = event.self_device_time_total if clock == "device" else event.self_cpu_time_total
-        if own <= 0:
-            continue
-        node = _node(event)
-        maker = event if node is None else makers.get(node.sequence_nr)
-        totals[_part(maker), node is not None] += own
+        totals[part if node is None else makers.get(node, REST), node is not None] += max(0.0, own)
     whole = sum(totals.values())
     parts = {part for part, _ in totals}
     return {part: (totals[part, False] / whole, totals[part, True] / whole) for part in parts}
 
 
-def _lineage(event: FunctionEvent | None) -> Iterator[FunctionEvent]:
-    while event is not None:
-        yield event
-        event = event.cpu_parent
+class _Place(NamedTuple):
+    event: FunctionEvent
+    part: str
+    """The innermost mark around it."""
+    node: int | None
+    """The number of the node of the graph that it worked for; None in a forward pass."""
 
 
-def _node(event: FunctionEvent) -> FunctionEvent | None:
-    """The node of the graph that an event worked for; None in a forward pass, or between nodes."""
-    for each in _lineage(event):
-        if each.scope == _BACKWARD:
-            return each
-    # The engine's own work around a node: summing up gradients, and handing them on.
-    return next((child for child in event.cpu_children if child.scope == _BACKWARD), None)
-
-
-def _part(event: FunctionEvent | None) -> str:
-    """The innermost mark around an event."""
-    for each in _lineage(event):
-        if each.name.startswith(_MARK):
-            return each.name.removeprefix(_MARK)
-        if each.name.startswith(_OPTIMIZER):
-            return "optimizers"
-    return REST
+def _placed(events: list[FunctionEvent]) -> Iterator[_Place]:
+    """Every event on the host, from the outermost inwards."""
+    roots = [e for e in events if e.cpu_parent is None and e.device_type == torch.autograd.DeviceType.CPU]
+    waiting = [_Place(root, REST, None) for root in roots]
+    while waiting:
+        event, part, node = waiting.pop()
+        if event.name.startswith(_MARK):
+            part = event.name.removeprefix(_MARK)
+        elif event.name.startswith(_OPTIMIZER):
+            part = "optimizers"
+        if event.name.startswith(_ENGINE):
+            # Around the node's own event: here gradients are summed up, too, and handed on.
+            node = next((child.sequence_nr for child in event.cpu_children if child.scope == _BACKWARD), None)
+        yield _Place(event, part, node)
+        waiting += [_Place(child, part, node) for child in event.cpu_children]
 
 
 @contextmanager

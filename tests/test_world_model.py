@@ -197,6 +197,57 @@ def test_each_pillar_can_be_reduced(changes: dict[str, object]):
     assert all(torch.isfinite(losses[name]) for name in OBJECTIVES)
 
 
+def test_without_an_adversary_nothing_is_judged():
+    losses, _ = small_model().train().compute_total_loss(*random_clip(), loss=LossConfig(adversary=False))
+    assert not {"adversarial_loss", "discriminator_loss", "disc_real_logit"} & losses.keys()
+    assert torch.isfinite(losses["total_vae_loss"])
+
+
+def test_the_adversarys_gradient_comes_from_the_clips_it_judged_alone():
+    model = small_model().train()
+    frames, actions = random_clip(batch=4)
+
+    def gradient(clips: torch.Tensor) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        losses, _ = model.compute_total_loss(clips, actions, adversary_share=0.5, rollout_steps=0)
+        return list(torch.autograd.grad(losses["adversarial_loss"], list(model.decoder.parameters())))
+
+    other, judged = frames.clone(), frames.clone()
+    other[2:], judged[:2] = 0, 0
+    assert all(torch.equal(a, b) for a, b in zip(gradient(frames), gradient(other), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(gradient(frames), gradient(judged), strict=True))
+
+
+def test_dreams_do_not_bend_the_head_that_foretells_the_context():
+    """Open to the dreams' losses it was no context any more, but a latent that nothing had ever watched."""
+    model = small_model().train()
+    clip = random_clip()
+    losses, _ = model.compute_total_loss(*clip, lambda_context=0.0)
+    grads = torch.autograd.grad(losses["total_vae_loss"], list(model.context_head.parameters()), allow_unused=True)
+    assert all(g is None or not g.any() for g in grads)
+
+
+def test_context_has_a_fixed_size_watched_or_foretold():
+    model = small_model().eval()
+    frames, actions = random_clip()
+    context = model.extract_context(frames)
+    dream = model.imagine(model.observe(frames, actions), actions)
+    for each in (context, dream.context):
+        torch.testing.assert_close(each.square().mean(-1), torch.ones(each.shape[:2]), atol=0.02, rtol=0)
+
+
+def test_without_the_perceivers_context_belief_and_dynamics_do_not_hear_it():
+    model = small_model(perceiver_context=False).eval()
+    frames, actions = random_clip()
+    before = model.observe(frames, actions)
+    with torch.no_grad():
+        for parameter in model.perceiver.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    after = model.observe(frames, actions)
+    assert torch.equal(before.hidden, after.hidden) and torch.equal(before.latents, after.latents)
+    assert not before.context.any()
+
+
 @pytest.mark.parametrize("time", [1, 2, 9])
 def test_any_clip_length_trains(time: int):
     losses, _ = small_model().train().compute_total_loss(*random_clip(time=time))

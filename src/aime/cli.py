@@ -1,4 +1,4 @@
-"""The command line: ``aime collect | train | evaluate | benchmark | ablate | imagine | inspect | data | doctor``.
+"""The command line: ``aime COMMAND``, for collecting, training, evaluating, comparing and looking inside.
 
     aime train                                    humanoid-walk at the base preset; collects its video first
     aime train --preset tiny --env cartpole-swingup    the laptop-sized variant

@@ -207,14 +207,16 @@ def dreamed(
 ) -> tuple[Tensor, list[DreamedFrames]]:
     """The loss of the open-loop steps, and the dreamed frames for the adversary to judge.
 
-    From the belief after each start frame the model is rolled on its own predictions: in half of the clips on samples,
-    in the others on the prior's mean, which is what a best guess will follow. Each dreamed prior must expect what the
-    posterior saw (rollout_kl), and some of the dreamed frames are decoded and must be the true ones (rollout_nll).
+    From the belief after each start frame the model is rolled on its own predictions: half of the clips follow the
+    prior's mean, as a best guess does, the others its samples. Every dreamed prior must expect what the posterior saw
+    (rollout_kl). Best guesses must also look right: some of their frames are decoded and compared (rollout_nll). A
+    sample need not be what happened, so comparing its pixels would only teach it to hedge.
     """
     steps = rollout_length(frames.shape[1], settings)
     if not starts:
         return frames.new_zeros(()), []
-    by_mean = torch.rand(len(frames), 1, device=frames.device) < 0.5
+    guesses = (len(frames) + 1) // 2
+    by_mean = (torch.arange(len(frames), device=frames.device) < guesses)[:, None]
 
     def draw(prior: MixturePrior) -> Tensor:
         return torch.where(by_mean, prior.mean(), prior.rsample())
@@ -224,17 +226,17 @@ def dreamed(
         steps_taken: Imagined = model.dream(belief, actions[:, start + 1 : start + 1 + steps], draw)
         horizons = torch.randperm(steps)[: settings.rollout_frames].sort().values.to(frames.device)
         at = start + 1 + horizons
-        shown = model.veil(steps_taken.attention[:, horizons])
-        judged = judged_clips(len(frames), settings)
-        dream = DreamedFrames(at, Decoded.of(model, steps_taken.latents[:, horizons], shown, judged))
-        nlls.append(_frame_nll(model, "dream", frames[:, at], dream.frames.whole, shown, horizons).mean())
+        shown = model.veil(steps_taken.attention[:guesses, horizons])
+        judged = min(guesses, judged_clips(len(frames), settings))
+        dream = DreamedFrames(at, Decoded.of(model, steps_taken.latents[:guesses, horizons], shown, judged))
+        nlls.append(_frame_nll(model, "dream", frames[:guesses, at], dream.frames.whole, shown, horizons).mean())
         ahead = slice(start + 1, start + 1 + steps)
         mean, log_var = watched.latent_mean[:, ahead].detach(), watched.latent_log_var[:, ahead].detach()
         latents = watched.latents[:, ahead].detach()
         kls.append(compute_kl_divergence_mc(mean, log_var, latents, MixturePrior.stack(steps_taken.priors, 1)).mean())
         dreams.append(dream)
     parts["rollout_nll"], parts["rollout_kl"] = torch.stack(nlls).mean(), torch.stack(kls).mean()
-    parts["dream_psnr"] = _psnr(frames[:, at], dream.frames.whole)
+    parts["dream_psnr"] = _psnr(frames[:guesses, at], dream.frames.whole)
     kl = settings.beta * settings.kl_dynamics * parts["rollout_kl"]
     loss = settings.lambda_recon * parts["rollout_nll"] + kl
     return settings.lambda_rollout * loss, dreams
@@ -243,7 +245,8 @@ def dreamed(
 def splice(mean: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:
     """The reconstructed clips with dreamed frames in place: what the adversary is shown, in time's order."""
     for dream in dreams:
-        mean = mean.index_copy(1, dream.at, dream.frames.judged)
+        judged = dream.frames.judged
+        mean = torch.cat([mean[: len(judged)].index_copy(1, dream.at, judged.to(mean.dtype)), mean[len(judged) :]])
     return mean
 
 

@@ -298,10 +298,12 @@ class WorldModel(nn.Module):
         latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean) if drawn else mean
 
         state = self.core.initial(batch) if belief is None else belief.recurrent
-        hidden, states = self._carry(latents, context, actions, state, is_first, [*pauses, time - 1])
+        # Dynamics reads the posterior's mean: what was seen is better known than one draw of it tells; a velocity is
+        # the difference of two such readings.
+        hidden, states = self._carry(mean, context, actions, state, is_first, [*pauses, time - 1])
         hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
         context_before = _shift(context, None if belief is None else belief.context, first)
-        latents_before = _shift(latents, None if belief is None else belief.latents, first)
+        latents_before = _shift(mean, None if belief is None else belief.latents, first)
         prior = self.prior(torch.cat([hidden_before, context_before, latents_before], dim=-1), latents_before)
 
         seen = slots.attention.unflatten(0, (batch, time))
@@ -319,7 +321,7 @@ class WorldModel(nn.Module):
                 context=context[:, t],
                 attention_map=attention[:, t],
                 attention_memory=seen[:, t],
-                latents=latents[:, t],
+                latents=mean[:, t],
                 perceiver=perceived.cache if t == time - 1 else None,
             )
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aime.belief import DPGMMPrior, compute_kl_divergence_mc
+from aime.belief import DPGMMPrior, MixturePrior, compute_kl_divergence_mc
 from aime.belief.stick_breaking import log_stick_weights
 from aime.errors import ShapeError
 
@@ -133,3 +133,23 @@ def test_as_many_components_matter_as_the_data_have_modes(modes: int):
     by_mode = torch.stack([responsibilities[owner == m].mean(0) for m in range(modes)])
     assert len(set(by_mode.argmax(-1).tolist())) == modes
     assert float(by_mode.max(-1).values.min()) > 0.75
+
+
+def test_the_last_latent_is_carried_into_every_component_as_the_condition_says():
+    prior = make()
+    condition, previous = torch.randn(5, 4), torch.randn(5, 3)
+    fresh = prior(condition, previous)
+    torch.testing.assert_close(fresh.means, prior(condition).means, msg="a fresh prior hands no noise on")
+    torch.nn.init.normal_(prior.carry.weight)
+    moved = (prior(condition, previous).means - prior(condition).means) / previous[:, None]
+    torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), atol=1e-3, rtol=1e-3)
+    assert float(moved[:, 0].std(0).detach().min()) > 0, "how much stays depends on the condition"
+
+
+def test_stacked_mixtures_are_those_that_were_stacked():
+    mixtures = [make()(torch.randn(2, 4)) for _ in range(3)]
+    stacked = MixturePrior.stack(mixtures, 1)
+    assert stacked.batch_shape == (2, 3)
+    z = torch.randn(2, 3)
+    for k, mixture in enumerate(mixtures):
+        torch.testing.assert_close(stacked[:, k].log_prob(z), mixture.log_prob(z))

@@ -43,6 +43,17 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
     return [name for name in after if name not in before or not torch.equal(before[name], after[name])]
 
 
+def test_a_step_without_an_adversary_trains_the_model_and_leaves_the_discriminator(tmp_path: Path) -> None:
+    u = updater(tmp_path)
+    u.config = replace(u.config, loss=replace(u.config.loss, adversary=False))
+    before = everything(u)
+    outcome = u.step(batch(), lr_factor=1.0, beta=1.0)
+    moved = changed(before, everything(u))
+    assert any(name.startswith("model/decoder.") for name in moved)
+    assert not any("discriminator" in name for name in moved)
+    assert ADVERSARY not in outcome.scalars and not bool(outcome.skipped)
+
+
 def poison_loss(u: Updater, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     compute = u.model.compute_total_loss
 

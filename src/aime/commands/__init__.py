@@ -21,5 +21,6 @@ COMMANDS: dict[str, Command] = {
     "imagine": Command("aime.commands.imagine", "dream a video from a few frames and any actions"),
     "inspect": Command("aime.commands.inspect", "pictures of what a model sees, attends to, believes and dreams"),
     "data": Command("aime.commands.data", "import and export episodes: LeRobot, DMC-VB, Minari, video, …"),
+    "bench": Command("aime.commands.bench", "how fast it is on this machine, in one table"),
     "doctor": Command("aime.doctor", "what this machine has, and what would improve it"),
 }

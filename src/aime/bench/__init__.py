@@ -1,0 +1,1 @@
+"""How fast AIME is on this machine: what ``aime bench`` measures, and how. `aime.bench.run.measure` is the way in."""

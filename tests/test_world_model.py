@@ -209,7 +209,8 @@ def test_the_adversarys_gradient_comes_from_the_clips_it_judged_alone():
 
     def gradient(clips: torch.Tensor) -> list[torch.Tensor]:
         torch.manual_seed(0)
-        losses, _ = model.compute_total_loss(clips, actions, adversary_share=0.5, rollout_steps=0)
+        settings = LossConfig(adversary_share=0.5, rollout_steps=0)
+        losses, _ = model.compute_total_loss(clips, actions, loss=settings)
         return list(torch.autograd.grad(losses["adversarial_loss"], list(model.decoder.parameters())))
 
     other, judged = frames.clone(), frames.clone()

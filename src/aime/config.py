@@ -162,8 +162,10 @@ class LossConfig:
     """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
     lambda_rollout: float = 0.1
     """Weight of the open-loop (dreamed) steps inside the ELBO."""
-    rollout_steps: int = 4
-    """Open-loop steps K of the dreams that training rolls out; 0 trains on filtered frames only."""
+    rollout_steps: int = 12
+    """Open-loop steps K of the best guesses that training makes; 0 trains on filtered frames only."""
+    sampled_steps: int = 4
+    """Open-loop steps of the sampled dreams beside them, each of which waits for the last."""
     rollout_frames: int = 4
     """Frames of each of those dreams that are decoded, at random horizons: the others count by their latents alone."""
     rollout_starts: int = 1
@@ -189,7 +191,8 @@ class LossConfig:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             _require(value >= 0, f"{f.name} must not be negative, got {value!r}")
-        _require(self.rollout_frames >= 1, "rollout_frames must be at least 1; rollout_steps 0 switches dreams off")
+        for name in ("rollout_frames", "sampled_steps"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1; rollout_steps 0 switches dreams off")
         for name in ("tokenizer_share", "adversary_share"):
             _require(0 < getattr(self, name) <= 1, f"{name} must be in (0, 1], not {getattr(self, name)}")
 

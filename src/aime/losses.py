@@ -207,39 +207,43 @@ def dreamed(
 ) -> tuple[Tensor, list[DreamedFrames]]:
     """The loss of the open-loop steps, and the dreamed frames for the adversary to judge.
 
-    From the belief after each start frame the model is rolled on its own predictions: half of the clips follow the
-    prior's mean, as a best guess does, the others its samples. Every dreamed prior must expect what the posterior saw
-    (rollout_kl). Best guesses must also look right: some of their frames are decoded and compared (rollout_nll). A
-    sample need not be what happened, so comparing its pixels would only teach it to hedge.
+    After each start frame half of the clips are foreseen as a best guess, and the others dreamed on samples, for fewer
+    steps, since those run one by one. Every prior on the way must expect what the posterior saw (rollout_kl). Best
+    guesses must also look right: some of their frames are decoded and compared (rollout_nll). A sample need not be what
+    happened, so comparing its pixels would only teach it to hedge.
     """
     steps = rollout_length(frames.shape[1], settings)
     if not starts:
         return frames.new_zeros(()), []
     guesses = (len(frames) + 1) // 2
-    by_mean = (torch.arange(len(frames), device=frames.device) < guesses)[:, None]
-
-    def draw(prior: MixturePrior) -> Tensor:
-        return torch.where(by_mean, prior.mean(), prior.rsample())
 
     nlls, kls, dreams = [], [], []
     for start, belief in zip(starts, watched.paused, strict=True):
-        steps_taken: Imagined = model.dream(belief, actions[:, start + 1 : start + 1 + steps], draw)
+        ahead = actions[:, start + 1 : start + 1 + steps]
+        guess = model.foresee(belief[:guesses], ahead[:guesses])
         horizons = torch.randperm(steps)[: settings.rollout_frames].sort().values.to(frames.device)
         at = start + 1 + horizons
-        shown = model.veil(steps_taken.attention[:guesses, horizons])
+        shown = model.veil(guess.attention[:, horizons])
         judged = min(guesses, judged_clips(len(frames), settings))
-        dream = DreamedFrames(at, Decoded.of(model, steps_taken.latents[:guesses, horizons], shown, judged))
+        dream = DreamedFrames(at, Decoded.of(model, guess.latents[:, horizons], shown, judged))
         nlls.append(_frame_nll(model, "dream", frames[:guesses, at], dream.frames.whole, shown, horizons).mean())
-        ahead = slice(start + 1, start + 1 + steps)
-        mean, log_var = watched.latent_mean[:, ahead].detach(), watched.latent_log_var[:, ahead].detach()
-        latents = watched.latents[:, ahead].detach()
-        kls.append(compute_kl_divergence_mc(mean, log_var, latents, MixturePrior.stack(steps_taken.priors, 1)).mean())
+        kls.append(_expected(watched, guess, start, slice(0, guesses)))
+        if guesses < len(frames):
+            sampled = model.dream(belief[guesses:], ahead[guesses:, : settings.sampled_steps], MixturePrior.rsample)
+            kls.append(_expected(watched, sampled, start, slice(guesses, None)))
         dreams.append(dream)
     parts["rollout_nll"], parts["rollout_kl"] = torch.stack(nlls).mean(), torch.stack(kls).mean()
     parts["dream_psnr"] = _psnr(frames[:guesses, at], dream.frames.whole)
     kl = settings.beta * settings.kl_dynamics * parts["rollout_kl"]
     loss = settings.lambda_recon * parts["rollout_nll"] + kl
     return settings.lambda_rollout * loss, dreams
+
+
+def _expected(watched: Watched, dream: Imagined, start: int, clips: slice) -> Tensor:
+    """Mean KL from what the posterior saw in some clips after frame `start` to what a dream expected there."""
+    ahead = slice(start + 1, start + 1 + dream.latents.shape[1])
+    mean, log_var = watched.latent_mean[clips, ahead].detach(), watched.latent_log_var[clips, ahead].detach()
+    return compute_kl_divergence_mc(mean, log_var, watched.latents[clips, ahead].detach(), dream.prior).mean()
 
 
 def splice(mean: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -58,7 +59,8 @@ class Watched:
 class Imagined:
     """Latent steps of a dream, before anything is decoded."""
 
-    priors: tuple[MixturePrior, ...]
+    prior: MixturePrior
+    """What was expected of each step, with batch shape (B, K)."""
     latents: Float[Tensor, "batch k latent"]
     context: Float[Tensor, "batch k context"]
     hidden: Float[Tensor, "batch k hidden"]
@@ -193,17 +195,18 @@ class WorldModel(nn.Module):
             belief: after frame t and action a[t].
             actions: (B, K, A) in [-1, 1]: actions[:, k] is taken after dreamed frame o[t+1+k]. The last one changes no
                 frame of this dream, only the belief that it ends with.
-            sample: draw each z from the mixture; False follows its mean, which gives the same dream every time.
+            sample: draw each z from the mixture, and let dynamics go on from what was drawn; False gives the best
+                guess, the mean of each mixture, and dynamics goes on by the actions alone.
             generator: source of the draws, to repeat a dream.
 
         Raises:
             ShapeError: if the actions do not fit the model or the belief.
         """
         check_dream(self.config, actions, len(belief))
-        draw: Callable[[MixturePrior], Tensor] = (
-            (lambda prior: prior.sample(generator=generator)) if sample else (lambda prior: prior.mean())
-        )
-        steps = self.dream(belief, actions, draw)
+        if sample:
+            steps = self.dream(belief, actions, lambda prior: prior.sample(generator=generator))
+        else:
+            steps = self.foresee(belief, actions)
         pieces = [
             self.decode(steps.latents[:, k : k + OBSERVE_CHUNK], steps.attention[:, k : k + OBSERVE_CHUNK])
             for k in range(0, actions.shape[1], OBSERVE_CHUNK)
@@ -211,7 +214,7 @@ class WorldModel(nn.Module):
         return Dream(
             observations=torch.cat(pieces, dim=1).float().clamp(0, 1),
             attention_map=steps.attention,
-            dpgmm_weights=torch.stack([prior.weights for prior in steps.priors], dim=1),
+            dpgmm_weights=steps.prior.weights,
             context=steps.context,
             latents=steps.latents,
             hidden=steps.hidden,
@@ -423,7 +426,35 @@ class WorldModel(nn.Module):
             perceiver=None,
         )
         latents, contexts, hiddens, maps = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
-        return Imagined(tuple(priors), latents, contexts, hiddens, maps, last)
+        return Imagined(MixturePrior.stack(priors, 1), latents, contexts, hiddens, maps, last)
+
+    def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"]) -> Imagined:
+        """The best guess at what follows a belief: dynamics goes on with closed eyes, by the actions alone.
+
+        A guess tells nothing that the belief did not know, so nothing is fed back, and no error of a guess is ever
+        taken for an observation. All steps run at once, but for the maps of attention, each moved from the last.
+        """
+        hidden, state = self.core.onward(actions, belief.recurrent)
+        before = torch.cat([belief.hidden[:, None].to(hidden.dtype), hidden[:, :-1]], dim=1)
+        steps = actions.shape[1]
+        seen_context, seen_latents = (F.pad(x[:, None], (0, 0, 0, steps - 1)) for x in (belief.context, belief.latents))
+        prior = self.prior(torch.cat([before, seen_context, seen_latents], dim=-1), seen_latents)
+        latents = prior.mean()
+        context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
+        maps = [belief.attention_memory]
+        for k in range(steps):
+            maps.append(self.schema(maps[-1], before[:, k], latents[:, k]))
+        last = replace(
+            belief,
+            recurrent=state,
+            hidden=hidden[:, -1],
+            context=torch.zeros_like(belief.context),
+            attention_map=maps[-1],
+            attention_memory=maps[-1],
+            latents=torch.zeros_like(belief.latents),
+            perceiver=None,
+        )
+        return Imagined(prior, latents, context, hidden, torch.stack(maps[1:], dim=1), last)
 
     def decode(
         self, latents: Float[Tensor, "batch time latent"], attention: Float[Tensor, "batch time grid grid"]

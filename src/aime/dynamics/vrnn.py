@@ -36,9 +36,9 @@ class RecurrentCore(nn.Module):
 
     def __init__(self, *, latent_dim: int, context_dim: int, action_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.hidden_dim = hidden_dim
+        self.hidden_dim, self.seen_dim = hidden_dim, latent_dim + context_dim
         self.embed = nn.Sequential(
-            nn.Linear(latent_dim + context_dim + action_dim, hidden_dim),
+            nn.Linear(latent_dim + context_dim + action_dim + 1, hidden_dim),  # the last says that the eyes are closed
             nn.LayerNorm(hidden_dim),
             nn.SiLU(),
         )
@@ -74,7 +74,7 @@ class RecurrentCore(nn.Module):
         Returns:
             h[t] for every frame (layer-normed), and the state after the last one.
         """
-        inputs = self.embed(torch.cat([latents, context, actions], dim=-1))
+        inputs = self.embed(torch.cat([latents, context, actions, actions.new_zeros(*actions.shape[:2], 1)], dim=-1))
         outputs = []
         for start, stop in _segments(is_first, inputs.shape[1]):
             if is_first is not None:
@@ -84,6 +84,16 @@ class RecurrentCore(nn.Module):
             state = RecurrentState(hidden, cell)
             outputs.append(output)
         return self.norm(torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]), state
+
+    def onward(
+        self, actions: Float[Tensor, "batch time action"], state: RecurrentState
+    ) -> tuple[Float[Tensor, "batch time hidden"], RecurrentState]:
+        """Carry the belief on with closed eyes, by the actions alone; otherwise as `forward`, and as fused."""
+        batch, time = actions.shape[:2]
+        unseen, closed = actions.new_zeros(batch, time, self.seen_dim), actions.new_ones(batch, time, 1)
+        inputs = self.embed(torch.cat([unseen, actions, closed], dim=-1))
+        output, (hidden, cell) = self.lstm(inputs, (state.hidden.to(inputs.dtype), state.cell.to(inputs.dtype)))
+        return self.norm(output), RecurrentState(hidden, cell)
 
 
 def _segments(is_first: Tensor | None, length: int) -> list[tuple[int, int]]:

@@ -160,15 +160,16 @@ class LossConfig:
     """Weight of the attention schema's dynamics: KL between posterior and prior map, and motion."""
     lambda_gram: float = 0.05
     """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
-    lambda_rollout: float = 0.1
+    lambda_rollout: float = 0.3
     """Weight of the open-loop (dreamed) steps inside the ELBO."""
-    blink_share: float = 0.75
+    blink_share: float = 0.3
     """Share of the clips in which dynamics is not shown one stretch of the frames, and goes on by the actions."""
-    rollout_steps: int = 12
-    """Open-loop steps K of the best guesses that training makes; 0 trains on filtered frames only."""
+    rollout_steps: int = 24
+    """Open-loop steps K of the best guesses that training makes, but never more than three quarters of a clip; 0 trains
+    on filtered frames only."""
     sampled_steps: int = 4
     """Open-loop steps of the sampled dreams beside them, each of which waits for the last."""
-    rollout_frames: int = 4
+    rollout_frames: int = 8
     """Frames of each of those dreams that are decoded, at random horizons: the others count by their latents alone."""
     rollout_starts: int = 1
     """Start frames sampled per clip for those dreams."""
@@ -400,7 +401,8 @@ PRESETS: dict[str, PresetValues] = {
     # Learns on two CPU cores in minutes.
     "tiny": PresetValues(
         model={
-            "img_perceiver_channels": 24,
+            "sequence_length": 32,
+            "img_perceiver_channels": 16,
             "num_codebook_perceiver": 256,
             "perceiver_code_dim": 64,
             "num_latent_perceiver": 64,

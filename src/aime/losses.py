@@ -106,8 +106,8 @@ def draw_blinks(batch: int, time: int, settings: LossConfig) -> Bool[Tensor, "ba
 
 
 def rollout_length(time: int, settings: LossConfig) -> int:
-    """Open-loop steps that fit in a clip: at least one frame is watched first."""
-    return min(settings.rollout_steps, time - 1)
+    """Open-loop steps in a clip: a quarter of it, and at least one frame, is left to be watched first."""
+    return min(settings.rollout_steps, time - max(1, time // 4))
 
 
 def judged_clips(batch: int, settings: LossConfig) -> int:

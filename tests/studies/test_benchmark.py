@@ -145,7 +145,7 @@ def test_what_is_not_the_planned_run_is_refused_before_anything_is_trained(
     for changes, words in (
         ({"minutes": 2 * MINUTES}, "max_minutes is 0.01 there, 0.02 here.*--out"),
         ({"seed": 1}, "seed is 0 there, 1 here"),
-        ({"peer_learning_rate": 0.1}, "learning_rate is 0.0004 there, 0.1 here"),
+        ({"peer_learning_rate": 0.1}, "learning_rate is 0.001 there, 0.1 here"),
     ):
         with pytest.raises(ConfigError, match=words):  # AIME comes first and is not there yet: it is not begun
             make(dataclasses.replace(settings, models=("aime", "rssm"), **changes))
@@ -185,7 +185,7 @@ def test_models_have_the_same_data_minutes_sizes_and_seed_and_their_own_optimize
         assert ours.config.max_minutes == theirs.config.max_minutes == FIXED_MINUTES[ours.config.data.env]
         assert ours.config.seed == theirs.config.seed == 3
         assert ours.config.optimizer == preset_config("tiny").optimizer
-        assert theirs.config.optimizer.learning_rate == 0.0004
+        assert theirs.config.optimizer.learning_rate == 0.001
         assert RunFolder(ours.config.run_path) != RunFolder(theirs.config.run_path)
     (peer,) = BenchmarkConfig(tasks=(TASK,), models=("rssm",), preset="base").plan()
     assert peer.config.optimizer.learning_rate == 0.0001 and peer.config.max_minutes == 15.0

@@ -160,7 +160,7 @@ class LossConfig:
     """Weight of the attention schema's dynamics: KL between posterior and prior map, and motion."""
     lambda_gram: float = 0.05
     """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
-    lambda_rollout: float = 0.3
+    lambda_rollout: float = 0.1
     """Weight of the open-loop (dreamed) steps inside the ELBO."""
     blink_share: float = 0.3
     """Share of the clips in which dynamics is not shown one stretch of the frames, and goes on by the actions."""

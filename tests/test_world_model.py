@@ -7,8 +7,6 @@ import torch
 
 from aime.config import LossConfig
 from aime.errors import ConfigError, ShapeError
-from aime.losses import draw_blinks
-from aime.world_model import Watched
 from tests.helpers import pushed_ball, random_clip, small_model
 
 OBJECTIVES = ["total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss"]
@@ -228,48 +226,6 @@ def test_dreams_do_not_bend_the_head_that_foretells_the_context():
     losses, _ = model.compute_total_loss(*clip, lambda_context=0.0)
     grads = torch.autograd.grad(losses["total_vae_loss"], list(model.context_head.parameters()), allow_unused=True)
     assert all(g is None or not g.any() for g in grads)
-
-
-def test_what_dynamics_does_not_see_changes_nothing_that_it_expects():
-    """Law 1 with closed eyes: until the next frame that is seen, no prior knows the frames of a blink."""
-    model = small_model().eval()
-    frames, actions = random_clip(time=8)
-    blink = torch.zeros(2, 8, dtype=torch.bool)
-    blink[0, 3:6] = True
-    other = frames.clone()
-    other[:, 3:6] = 255 - other[:, 3:6]
-
-    def watch(clips: torch.Tensor) -> Watched:
-        with torch.no_grad():
-            return model.watch(clips.float() / 255, actions, blink=blink, sample=False)
-
-    a, b = watch(frames), watch(other)
-    same = (a.prior.means == b.prior.means).flatten(2).all(-1)
-    assert same[0, :7].all(), "these frames were not seen"
-    assert same[1, :4].all() and not same[1, 4:7].any(), "without a blink each frame changes what is expected after it"
-
-
-def test_blinks_are_one_stretch_after_two_frames_and_of_every_length():
-    torch.manual_seed(0)
-    blinks = draw_blinks(2000, 10, LossConfig(blink_share=0.5))
-    assert not blinks[:, :2].any()
-    edges = blinks.long().diff(dim=1, prepend=torch.zeros(2000, 1, dtype=torch.long)) == 1
-    assert set(edges.sum(1).tolist()) == {0, 1}
-    assert set(blinks.sum(1).tolist()) == set(range(9))
-    assert 0.45 < float(blinks.any(1).float().mean()) < 0.55
-    assert not draw_blinks(50, 10, LossConfig(blink_share=0.0)).any()
-
-
-def test_a_best_guess_goes_on_by_the_actions_alone():
-    """It equals watching with closed eyes, whatever is before them."""
-    model = small_model().eval()
-    frames, actions = random_clip(time=8)
-    dream = model.imagine(model.observe(frames[:, :4], actions[:, :4]), actions[:, 4:], sample=False)
-    blink = torch.arange(8).expand(2, 8) >= 4
-    with torch.no_grad():
-        watched = model.watch(frames.float() / 255, actions, blink=blink)
-    torch.testing.assert_close(dream.hidden, watched.hidden[:, 4:])
-    torch.testing.assert_close(dream.latents, watched.prior.mean()[:, 4:])
 
 
 def test_context_has_a_fixed_size_watched_or_foretold():

@@ -160,10 +160,8 @@ class LossConfig:
     """Weight of the attention schema's dynamics: KL between posterior and prior map, and motion."""
     lambda_gram: float = 0.05
     """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
-    lambda_rollout: float = 0.1
+    lambda_rollout: float = 0.3
     """Weight of the open-loop (dreamed) steps inside the ELBO."""
-    blink_share: float = 0.3
-    """Share of the clips in which dynamics is not shown one stretch of the frames, and goes on by the actions."""
     rollout_steps: int = 24
     """Open-loop steps K of the best guesses that training makes, but never more than three quarters of a clip; 0 trains
     on filtered frames only."""
@@ -196,7 +194,6 @@ class LossConfig:
             _require(value >= 0, f"{f.name} must not be negative, got {value!r}")
         for name in ("rollout_frames", "sampled_steps"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1; rollout_steps 0 switches dreams off")
-        _require(self.blink_share <= 1, f"blink_share must be in [0, 1], not {self.blink_share}")
         for name in ("tokenizer_share", "adversary_share"):
             _require(0 < getattr(self, name) <= 1, f"{name} must be in (0, 1], not {getattr(self, name)}")
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from aime.attention import (
@@ -90,21 +90,6 @@ def draw_starts(time: int, settings: LossConfig) -> list[int]:
     return torch.randperm(time - steps)[:count].sort().values.tolist()
 
 
-def draw_blinks(batch: int, time: int, settings: LossConfig) -> Bool[Tensor, "batch time"]:
-    """Frames of each clip that dynamics does not get to see: in a share of the clips one stretch, of any length.
-
-    A belief that sometimes has to go on by the actions alone learns to hold all that it needs for that, in the same way
-    whether it has just seen a frame or not.
-    """
-    if time < 3 or settings.blink_share == 0:
-        return torch.zeros(batch, time, dtype=torch.bool)
-    start = torch.randint(2, time, (batch, 1))  # two frames at least are seen: with fewer there is no velocity
-    length = (torch.rand(batch, 1) * (time - start)).ceil()
-    at = torch.arange(time)
-    blinks = torch.rand(batch, 1) < settings.blink_share
-    return blinks & (at >= start) & (at < start + length)
-
-
 def rollout_length(time: int, settings: LossConfig) -> int:
     """Open-loop steps in a clip: a quarter of it, and at least one frame, is left to be watched first."""
     return min(settings.rollout_steps, time - max(1, time // 4))
@@ -123,14 +108,13 @@ class Decoded:
     judged: Float[Tensor, "judged time 3 height width"]
 
     @classmethod
-    def of(cls, model: WorldModel, latents: Tensor, before: Tensor, shown: Tensor, judged: int) -> Decoded:
-        """Decode latents (B, T, Z) and beliefs before them (B, T, H) under maps (B, T, G, G)."""
+    def of(cls, model: WorldModel, latents: Tensor, shown: Tensor, judged: int) -> Decoded:
+        """Decode latents (B, T, Z) under maps (B, T, G, G)."""
         if not 0 < judged < len(latents):
-            whole = model.decode(latents, before, shown)
+            whole = model.decode(latents, shown)
             return cls(whole, whole[:judged])
-        first = model.decode(latents[:judged], before[:judged], shown[:judged])
-        rest = model.decode(latents[judged:], before[judged:], shown[judged:])
-        return cls(torch.cat([first, rest]), first)
+        first = model.decode(latents[:judged], shown[:judged])
+        return cls(torch.cat([first, model.decode(latents[judged:], shown[judged:])]), first)
 
 
 def objectives(
@@ -148,7 +132,7 @@ def objectives(
     parts: Scalars = {}
     # The likelihood takes its precision from the same maps that the frames were decoded under.
     shown, judged = model.veil(watched.expected), judged_clips(len(frames), settings)
-    decoded = Decoded.of(model, watched.latents, watched.hidden_before, shown, judged)
+    decoded = Decoded.of(model, watched.latents, shown, judged)
     open_loop, dreams = dreamed(model, frames, actions, watched, starts, settings, parts)
     total = {
         "total_vae_loss": elbo(model, frames, watched, shown, decoded.whole, settings, parts) + open_loop,
@@ -241,8 +225,7 @@ def dreamed(
         at = start + 1 + horizons
         shown = model.veil(guess.attention[:, horizons])
         judged = min(guesses, judged_clips(len(frames), settings))
-        decoded = Decoded.of(model, guess.latents[:, horizons], guess.hidden_before[:, horizons], shown, judged)
-        dream = DreamedFrames(at, decoded)
+        dream = DreamedFrames(at, Decoded.of(model, guess.latents[:, horizons], shown, judged))
         nlls.append(_frame_nll(model, "dream", frames[:guesses, at], dream.frames.whole, shown, horizons).mean())
         kls.append(_expected(watched, guess, start, slice(0, guesses)))
         if guesses < len(frames):
@@ -333,7 +316,7 @@ def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, pa
 def _frame_nll(
     model: WorldModel, name: str, frames: Tensor, mean: Tensor, attention: Tensor, horizons: Tensor | None = None
 ) -> Tensor:
-    """−log p(o | z, h, A) of each frame (B, T), under attention's precision. Dreamed frames have their horizons (T).
+    """−log p(o | z, A) of each frame (B, T), under attention's precision; dreamed frames (T) steps after the last seen.
 
     The map is taken as given: it says which errors matter. If the likelihood could move it, attention would flee from
     whatever is hard to predict, since the precision that maximises a likelihood is the inverse of the error.

@@ -85,7 +85,7 @@ class Dream:
     """Frames that were never seen: o[t+1] … o[t+K] after a belief at t, each from the belief alone."""
 
     observations: Float[Tensor, "batch k 3 height width"]
-    """Mean of p(o | z, h, A), in [0, 1]."""
+    """Mean of p(o | z, A), in [0, 1]."""
     attention_map: Float[Tensor, "batch k grid grid"]
     dpgmm_weights: Float[Tensor, "batch k components"]
     context: Float[Tensor, "batch k context"]
@@ -119,7 +119,7 @@ class SequenceOutput:
     next_token_logits: Float[Tensor, "batch time tokens codebook"]
     """Logits of the tokens of frame t+1, read out after frame t."""
     reconstruction_mean: Float[Tensor, "batch time 3 height width"]
-    """Mean of p(o[t] | z[t], h[t-1], A[t]), unclamped, as the likelihood uses it."""
+    """Mean of p(o[t] | z[t], A[t]), unclamped, as the likelihood uses it."""
     belief: Belief
     """The belief after the last frame."""
 

@@ -1,6 +1,6 @@
 """The world model: the one place where the five pillars meet. It watches, believes and dreams.
 
-    p(o, z, A | a) = Π p(z[t] | h[t-1], c[t-1], z[t-1]) · p(A[t] | A[t-1], h[t-1], z[t]) · p(o[t] | z[t], h[t-1], A[t])
+    p(o, z, A | a) = Π p(z[t] | h[t-1], c[t-1], z[t-1]) · p(A[t] | A[t-1], h[t-1], z[t]) · p(o[t] | z[t], A[t])
 
     q(z[t] | o[t], c[t])                          the posterior, which does not need h: all frames run at once
     h[t] = LSTM(h[t-1], (z[t], c[t], a[t]))       the belief after frame t and action t
@@ -64,7 +64,6 @@ class Imagined:
     latents: Float[Tensor, "batch k latent"]
     context: Float[Tensor, "batch k context"]
     hidden: Float[Tensor, "batch k hidden"]
-    hidden_before: Float[Tensor, "batch k hidden"]
     attention: Float[Tensor, "batch k grid grid"]
     belief: Belief
 
@@ -101,10 +100,7 @@ class WorldModel(nn.Module):
         )
         self.encoder = FrameEncoder(channels=channels, image_size=config.input_dim, embed_dim=config.hidden_dim)
         self.decoder = FrameDecoder(
-            channels=channels,
-            image_size=config.input_dim,
-            latent_dim=config.latent_dim + config.hidden_dim,
-            attention_grid=grid,
+            channels=channels, image_size=config.input_dim, latent_dim=config.latent_dim, attention_grid=grid
         )
         # Attention
         self.slot_attention = SlotAttention(
@@ -212,8 +208,8 @@ class WorldModel(nn.Module):
         else:
             steps = self.foresee(belief, actions)
         pieces = [
-            self.decode(steps.latents[:, piece], steps.hidden_before[:, piece], steps.attention[:, piece])
-            for piece in (slice(k, k + OBSERVE_CHUNK) for k in range(0, actions.shape[1], OBSERVE_CHUNK))
+            self.decode(steps.latents[:, k : k + OBSERVE_CHUNK], steps.attention[:, k : k + OBSERVE_CHUNK])
+            for k in range(0, actions.shape[1], OBSERVE_CHUNK)
         ]
         return Dream(
             observations=torch.cat(pieces, dim=1).float().clamp(0, 1),
@@ -242,7 +238,7 @@ class WorldModel(nn.Module):
         """
         check_clip(self.config, observations, actions, is_first)
         watched = self.watch(to_unit_frames(observations), actions, is_first, sample=sample)
-        return self._output(watched, self.decode(watched.latents, watched.hidden_before, watched.expected))
+        return self._output(watched, self.decode(watched.latents, watched.expected))
 
     def compute_total_loss(
         self,
@@ -268,10 +264,7 @@ class WorldModel(nn.Module):
         settings = losses.loss_settings(loss, weights)
         frames = to_unit_frames(observations)
         starts = losses.draw_starts(frames.shape[1], settings)
-        blink = None
-        if self.training:
-            blink = losses.draw_blinks(frames.shape[0], frames.shape[1], settings).to(frames.device)
-        watched = self.watch(frames, actions, is_first, pauses=starts, blink=blink)
+        watched = self.watch(frames, actions, is_first, pauses=starts)
         scalars, mean = losses.objectives(self, frames, actions, watched, starts, settings)
         return scalars, self._output(watched, mean)
 
@@ -291,17 +284,10 @@ class WorldModel(nn.Module):
         *,
         sample: bool | None = None,
         pauses: Sequence[int] = (),
-        blink: Bool[Tensor, "batch time"] | None = None,
     ) -> Watched:
-        """Infer everything about a clip but its reconstruction, all frames at once.
-
-        `blink` is true for frames that dynamics does not get to see: the belief goes on by the actions, and what is
-        expected of the next frame does not know this one. Starts of episodes are always seen.
-        """
+        """Infer everything about a clip but its reconstruction, all frames at once."""
         batch, time = frames.shape[:2]
         first = self._episode_starts(is_first, batch, time, fresh=belief is None)
-        if blink is not None:
-            blink = blink & ~first
         tokens, perceived = self._perceive(frames, first, belief)
         context = self._heeded(perceived.context)
 
@@ -317,13 +303,10 @@ class WorldModel(nn.Module):
         state = self.core.initial(batch) if belief is None else belief.recurrent
         # Dynamics reads the posterior's mean: what was seen is better known than one draw of it tells; a velocity is
         # the difference of two such readings.
-        hidden, states = self._carry(mean, context, actions, state, is_first, blink, [*pauses, time - 1])
+        hidden, states = self._carry(mean, context, actions, state, is_first, [*pauses, time - 1])
         hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
-        known_context, known_latents = context, mean
-        if blink is not None:
-            known_context, known_latents = (x.masked_fill(blink[..., None], 0.0) for x in (context, mean))
-        context_before = _shift(known_context, None if belief is None else belief.context, first)
-        latents_before = _shift(known_latents, None if belief is None else belief.latents, first)
+        context_before = _shift(context, None if belief is None else belief.context, first)
+        latents_before = _shift(mean, None if belief is None else belief.latents, first)
         prior = self.prior(torch.cat([hidden_before, context_before, latents_before], dim=-1), latents_before)
 
         seen = slots.attention.unflatten(0, (batch, time))
@@ -338,10 +321,10 @@ class WorldModel(nn.Module):
                 model=self,
                 recurrent=state,
                 hidden=hidden[:, t],
-                context=known_context[:, t],
+                context=context[:, t],
                 attention_map=attention[:, t],
                 attention_memory=seen[:, t],
-                latents=known_latents[:, t],
+                latents=mean[:, t],
                 perceiver=perceived.cache if t == time - 1 else None,
             )
 
@@ -395,7 +378,6 @@ class WorldModel(nn.Module):
         actions: Tensor,
         state: RecurrentState,
         is_first: Tensor | None,
-        blink: Tensor | None,
         stops: Sequence[int],
     ) -> tuple[Tensor, list[RecurrentState]]:
         """The core over a clip, and its state after each frame in `stops` (the last of which ends the clip)."""
@@ -403,8 +385,7 @@ class WorldModel(nn.Module):
         for stop in stops:
             piece = slice(start, stop + 1)
             first = None if is_first is None else is_first[:, piece]
-            closed = None if blink is None else blink[:, piece]
-            output, state = self.core(latents[:, piece], context[:, piece], actions[:, piece], state, first, closed)
+            output, state = self.core(latents[:, piece], context[:, piece], actions[:, piece], state, first)
             outputs.append(output)
             states.append(state)
             start = stop + 1
@@ -422,7 +403,7 @@ class WorldModel(nn.Module):
         state, memory = belief.recurrent, belief.attention_memory
         hidden, context, z = belief.hidden, belief.context, belief.latents
         priors: list[MixturePrior] = []
-        taken: list[tuple[Tensor, ...]] = []
+        taken: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for action in actions.unbind(dim=1):
             prior = self.prior(torch.cat([hidden, context, z], dim=-1), z)
             z = draw(prior)
@@ -430,11 +411,10 @@ class WorldModel(nn.Module):
             # Detached: the head foretells the context. Open to the dream's losses it served as one more latent, far
             # from any context that was ever watched.
             context = self._heeded(self.context_head(torch.cat([hidden, z], dim=-1)).detach())
-            before = hidden
             output, state = self.core(z[:, None], context[:, None], action[:, None], state)
             hidden = output[:, 0]
             priors.append(prior)
-            taken.append((z, context, hidden, before, memory))
+            taken.append((z, context, hidden, memory))
         last = replace(
             belief,
             recurrent=state,
@@ -445,8 +425,8 @@ class WorldModel(nn.Module):
             latents=z,
             perceiver=None,
         )
-        latents, contexts, hiddens, befores, maps = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
-        return Imagined(MixturePrior.stack(priors, 1), latents, contexts, hiddens, befores, maps, last)
+        latents, contexts, hiddens, maps = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
+        return Imagined(MixturePrior.stack(priors, 1), latents, contexts, hiddens, maps, last)
 
     def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"]) -> Imagined:
         """The best guess at what follows a belief: dynamics goes on with closed eyes, by the actions alone.
@@ -474,23 +454,18 @@ class WorldModel(nn.Module):
             latents=torch.zeros_like(belief.latents),
             perceiver=None,
         )
-        return Imagined(prior, latents, context, hidden, before, torch.stack(maps[1:], dim=1), last)
+        return Imagined(prior, latents, context, hidden, torch.stack(maps[1:], dim=1), last)
 
     def decode(
-        self,
-        latents: Float[Tensor, "batch time latent"],
-        hidden_before: Float[Tensor, "batch time hidden"],
-        attention: Float[Tensor, "batch time grid grid"],
+        self, latents: Float[Tensor, "batch time latent"], attention: Float[Tensor, "batch time grid grid"]
     ) -> Float[Tensor, "batch time 3 height width"]:
-        """Mean of p(o[t] | z[t], h[t-1], A[t]), unclamped, where A is the map that the *schema* expects.
+        """Mean of p(o | z, A), unclamped, from the latent and the map that the *schema* expects.
 
-        With h the likelihood itself teaches dynamics: what can be foreseen of a frame need not be told by its latent,
-        where it costs nats. The map is the schema's while watching, too: what the slots see of the very frame that is
-        decoded would be a way around the latent.
+        It is the schema's map while watching, too: what the slots see of the very frame that is decoded would be a way
+        around the latent.
         """
         batch, time = latents.shape[:2]
-        state = torch.cat([latents, hidden_before.to(latents.dtype)], dim=-1)
-        return self.decoder(state.flatten(0, 1), attention.flatten(0, 1)).unflatten(0, (batch, time))
+        return self.decoder(latents.flatten(0, 1), attention.flatten(0, 1)).unflatten(0, (batch, time))
 
     def veil(self, attention: Float[Tensor, "batch time grid grid"]) -> Float[Tensor, "batch time grid grid"]:
         """The maps with which training decodes: in half of the frames an even one takes their place.

@@ -35,7 +35,7 @@ def frame_by_frame(model: WorldModel, observations: Tensor, actions: Tensor) -> 
     for frame, action in zip(observations.split(1, dim=1), actions.split(1, dim=1), strict=True):
         watched = model.watch(to_unit_frames(frame), action, None, belief, sample=False)
         belief = watched.belief
-        means.append(model.decode(watched.latents, watched.hidden_before, watched.expected))
+        means.append(model.decode(watched.latents, watched.expected))
     return torch.cat(means, dim=1)
 
 

@@ -64,22 +64,17 @@ class RecurrentCore(nn.Module):
         actions: Float[Tensor, "batch time action"],
         state: RecurrentState,
         is_first: Bool[Tensor, "batch time"] | None = None,
-        blink: Bool[Tensor, "batch time"] | None = None,
     ) -> tuple[Float[Tensor, "batch time hidden"], RecurrentState]:
         """Carry the belief through a clip.
 
         Args:
-            blink: true where the eyes are closed: there latents and context are not looked at, only the action.
             is_first: true where an episode starts; the state is reset before that frame. It is read on the host, so a
                 tensor on the CPU costs no synchronisation with a GPU. None means that no frame resets.
 
         Returns:
             h[t] for every frame (layer-normed), and the state after the last one.
         """
-        if blink is None:
-            blink = torch.zeros(actions.shape[:2], dtype=torch.bool, device=actions.device)
-        seen = torch.cat([latents, context], dim=-1).masked_fill(blink[..., None], 0.0)
-        inputs = self.embed(torch.cat([seen, actions, blink[..., None].to(actions.dtype)], dim=-1))
+        inputs = self.embed(torch.cat([latents, context, actions, actions.new_zeros(*actions.shape[:2], 1)], dim=-1))
         outputs = []
         for start, stop in _segments(is_first, inputs.shape[1]):
             if is_first is not None:
@@ -93,11 +88,12 @@ class RecurrentCore(nn.Module):
     def onward(
         self, actions: Float[Tensor, "batch time action"], state: RecurrentState
     ) -> tuple[Float[Tensor, "batch time hidden"], RecurrentState]:
-        """Carry the belief on with closed eyes, by the actions alone."""
+        """Carry the belief on with closed eyes, by the actions alone; otherwise as `forward`, and as fused."""
         batch, time = actions.shape[:2]
-        nothing = actions.new_zeros(batch, time, self.seen_dim)
-        closed = torch.ones(batch, time, dtype=torch.bool, device=actions.device)
-        return self(nothing, nothing[..., :0], actions, state, blink=closed)
+        unseen, closed = actions.new_zeros(batch, time, self.seen_dim), actions.new_ones(batch, time, 1)
+        inputs = self.embed(torch.cat([unseen, actions, closed], dim=-1))
+        output, (hidden, cell) = self.lstm(inputs, (state.hidden.to(inputs.dtype), state.cell.to(inputs.dtype)))
+        return self.norm(output), RecurrentState(hidden, cell)
 
 
 def _segments(is_first: Tensor | None, length: int) -> list[tuple[int, int]]:

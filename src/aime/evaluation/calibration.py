@@ -3,7 +3,7 @@
 A model is calibrated when truth is one more sample of its dreams. Then (a) of n samples, the interval from the j-th
 smallest to the j-th largest holds the truth with probability (n + 1 − 2j) / (n + 1), and (b) the spread of the samples
 equals the error of their mean. Both are measured on the pixels that move in truth: elsewhere there is nothing to be
-unsure of. Samples are the means of p(o | z, h, A), so the decoder's own noise is not counted as spread.
+unsure of. Samples are the means of p(o | z, A), so the decoder's own noise is not counted as spread.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def nll_bound(
 def _world_model_bound(
     model: WorldModel, observations: Tensor, actions: Tensor, is_first: Tensor | None
 ) -> Float[Tensor, "batch time"]:
-    """Minus the evidence lower bound: −log p(o | z, h, A) + log q(z) − log p(z) at one draw of z, + KL of sticks and α.
+    """Minus the evidence lower bound: −log p(o | z, A) + log q(z) − log p(z) at one draw of z, + KL of sticks and α.
 
     Everything but q is conditioned on the past alone: the frame is decoded, and its precision set, by the map that the
     schema expected; the map that the slots saw knows the frame. The sticks are at their means, as everywhere outside

@@ -1,4 +1,4 @@
-"""From a state and an attention map to a frame: p(o[t] | z[t], h[t-1], A[t]).
+"""From a latent state and an attention map to a frame: p(o[t] | z[t], A[t]).
 
 A dream uses nothing of what it dreams: no feature of the encoder ever gets here.
 """

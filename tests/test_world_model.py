@@ -228,6 +228,21 @@ def test_dreams_do_not_bend_the_head_that_foretells_the_context():
     assert all(g is None or not g.any() for g in grads)
 
 
+def test_a_best_guess_goes_on_by_the_actions_alone():
+    """What is guessed is not fed back: with another prior the guesses differ, and dynamics does not."""
+    model = small_model().eval()
+    frames, actions = random_clip()
+    belief = model.observe(frames, actions)
+    before = model.imagine(belief, actions, sample=False)
+    with torch.no_grad():
+        model.prior.common_mean.bias += 1
+    after = model.imagine(belief, actions, sample=False)
+    assert torch.equal(before.hidden, after.hidden)
+    assert not torch.allclose(before.latents, after.latents)
+    drawn = model.imagine(belief, actions, generator=torch.Generator().manual_seed(0))
+    assert not torch.allclose(drawn.hidden[:, 1:], after.hidden[:, 1:]), "a draw tells dynamics something"
+
+
 def test_context_has_a_fixed_size_watched_or_foretold():
     model = small_model().eval()
     frames, actions = random_clip()

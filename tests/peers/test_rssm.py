@@ -15,7 +15,7 @@ from tests.helpers import ACTIONS, pushed_ball, random_clip, small_config
 @pytest.fixture
 def peer() -> RSSM:
     torch.manual_seed(0)
-    return RSSM(small_config(), depth=4).eval()
+    return RSSM(small_config(), sizes=(4, 64)).eval()
 
 
 @pytest.mark.parametrize("preset", ["tiny", "base"])
@@ -89,7 +89,7 @@ def test_the_kl_weighs_nothing_within_its_free_nat(peer: RSSM) -> None:
 
 def test_it_learns_a_ball() -> None:
     torch.manual_seed(0)
-    peer = RSSM(small_config(), depth=6).train()
+    peer = RSSM(small_config(), sizes=(6, 96)).train()
     optimizer = torch.optim.Adam(peer.parameters(), lr=2e-3)
     frames, actions = pushed_ball(64, 8, seed=1)
     for step in range(60):

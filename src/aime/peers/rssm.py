@@ -9,7 +9,7 @@ From the paper (Hafner et al., 2023, arXiv 2301.04104) are: the categorical late
 mixed in and straight-through gradients, the objective above with its free nat and its two factors, the squared error
 summed over the pixels of frames in [0, 1], convolutions of kernel 4 and stride 2 down to 4×4 with layer norm and SiLU,
 a layer-normed GRU, and Adam at 1e-4 with gradients clipped at a norm of 1000 (`aime.config.peer_config`). Ours are: the
-width, chosen so that it has as many parameters as AIME at the same settings; the learning rate's schedule, which is
+widths, chosen so that it has as many parameters as AIME at the same settings; the learning rate's schedule, which is
 AIME's; and that rewards and episode ends are not predicted, which AIME does not do either.
 """
 
@@ -83,11 +83,10 @@ class RSSM(nn.Module):
     >>> dream = peer.imagine(peer.observe(frames, actions), future_actions)
     """
 
-    def __init__(self, config: ModelConfig, depth: int | None = None) -> None:
+    def __init__(self, config: ModelConfig, sizes: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.depth = depth = _depth_for(config) if depth is None else depth
-        self.hidden_dim = width = 16 * depth
+        self.depth, self.hidden_dim = depth, width = sizes or _sizes_for(config)
         stages = _stages(config.input_dim)
         channels = [depth * 2**i for i in range(stages)]
         base = config.input_dim >> stages
@@ -282,8 +281,10 @@ def _stages(image_size: int) -> int:
     return max(1, (image_size // 4).bit_length() - 1)
 
 
-def _depth_for(config: ModelConfig) -> int:
-    """The width at which the peer is nearest to AIME's number of parameters, the adversary's not counted."""
+def _sizes_for(config: ModelConfig) -> tuple[int, int]:
+    """Channels of the first convolution, and width of the state, at which the peer is nearest to AIME's number of
+    parameters, the adversary's not counted: first with the width at 16 times the channels, then by the width alone.
+    """
 
     def size(parameters: Iterator[nn.Parameter]) -> int:
         return sum(p.numel() for p in parameters)
@@ -291,12 +292,16 @@ def _depth_for(config: ModelConfig) -> int:
     with torch.random.fork_rng(devices=[]):  # counting draws no number that training would
         wanted = size(WorldModel(config).generator_parameters())
     with torch.device("meta"):
-        best, distance = 1, float("inf")
-        for depth in range(1, 257):
-            off = abs(size(RSSM(config, depth).parameters()) - wanted)
-            if off > distance:
-                break
-            best, distance = depth, off
+        candidates: list[tuple[int, int]] = [(depth, 16 * depth) for depth in range(1, 257)]
+        for _ in range(2):
+            best, distance = candidates[0], float("inf")
+            for sizes in candidates:
+                off = abs(size(RSSM(config, sizes).parameters()) - wanted)
+                if off > distance:
+                    break
+                best, distance = sizes, off
+            depth, width = best
+            candidates = [(depth, each) for each in range(max(8, width - 8 * depth), width + 8 * depth, 8)]
     return best
 
 

@@ -102,7 +102,7 @@ class Evaluation:
             "health": _plain(self.health),
             "not_measured": self.not_measured,
         }
-        plain: dict[str, Any] = _finite(content)
+        plain: dict[str, Any] = finite(content)
         return plain
 
     def save(self, folder: Path) -> Path:
@@ -236,11 +236,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same with None for what is not finite, which JSON has no word for."""
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

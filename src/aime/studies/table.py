@@ -13,7 +13,7 @@ import torch
 
 import aime
 from aime.evaluation import EvaluationConfig
-from aime.evaluation.report import number
+from aime.evaluation.report import finite, number
 from aime.studies.recipe import Recipe
 from aime.studies.runs import Curve, Result
 from aime.training.disk import disk_errors, write_whole
@@ -48,7 +48,7 @@ class Report:
     def save(self, folder: Path) -> None:
         """Write ``<name>.json`` and ``<name>.md``."""
         with disk_errors(f"{self.name}.json and {self.name}.md", folder):
-            plain = json.dumps(_finite(self.content), indent=1, allow_nan=False, ensure_ascii=False)
+            plain = json.dumps(finite(self.content), indent=1, allow_nan=False, ensure_ascii=False)
             write_whole(folder / f"{self.name}.json", plain + "\n")
             write_whole(folder / f"{self.name}.md", self.text + "\n")
 
@@ -174,11 +174,3 @@ def _r2(value: float) -> str:
 
 def _number(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.3g}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -160,7 +160,7 @@ class LossConfig:
     """Weight of the attention schema's dynamics: KL between posterior and prior map, and motion."""
     lambda_gram: float = 0.05
     """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
-    lambda_rollout: float = 0.3
+    lambda_rollout: float = 1.0
     """Weight of the open-loop (dreamed) steps inside the ELBO."""
     rollout_steps: int = 24
     """Open-loop steps K of the best guesses that training makes, but never more than three quarters of a clip; 0 trains
@@ -177,7 +177,7 @@ class LossConfig:
     """KL per frame below which the latent is not pressed further."""
     kl_dynamics: float = 16.0
     """Factor on the gradient that the latent KL gives the prior; with this and the next at 1 it is the ELBO's own."""
-    kl_representation: float = 4.0
+    kl_representation: float = 0.5
     """Factor on the gradient that the latent KL gives the posterior; a high one leaves only what can be foreseen."""
     tokenizer_share: float = 0.5
     """Share of a batch's frames, drawn anew each step, on which the tokenizer's decoder learns."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from aime.attention import (
@@ -56,23 +56,49 @@ class ObservationNoise(nn.Module):
     def __init__(self, initial_sigma: float = 0.2, floor: float = 0.01, decay: float = 0.95) -> None:
         super().__init__()
         self.floor, self.decay = floor**2, decay
-        self.register_buffer("frame", torch.tensor(initial_sigma**2))
-        self.register_buffer("token", torch.tensor(initial_sigma**2))
-        self.register_buffer("dream", torch.full((self.HORIZONS,), initial_sigma**2))
+        # Frames under even maps and under those of attention, whose weighted errors are several times as large.
+        self.register_buffer("frame", torch.full((2,), initial_sigma**2))
+        self.register_buffer("token", torch.full((1,), initial_sigma**2))
+        self.register_buffer("dream", torch.full((2 * self.HORIZONS,), initial_sigma**2))
         self.frame: Tensor
         self.token: Tensor
         self.dream: Tensor
 
     def log_sigma(self, name: str) -> Tensor:
-        """log σ of the observation model `name`: frame, token or dream (one per horizon)."""
+        """log σ of the observation model `name`: frame (under even maps; under attention), token, or dream (one per
+        horizon under even maps, then one per horizon under attention)."""
         return 0.5 * getattr(self, name).log()
 
-    def follow(self, name: str, mean_squared_error: Tensor) -> None:
-        """Move a variance towards the error just seen (NaN: none was). A step with a non-finite error moves nothing."""
+    def follow(self, name: str, kinds: Int64[Tensor, " n"], errors: Float[Tensor, " n"]) -> None:
+        """Move each variance towards the mean of the squared errors of its kind.
+
+        A kind that was not seen, and one with an error that is not finite, stays as it is.
+        """
         buffer = getattr(self, name)
-        seen = mean_squared_error.detach().float()
+        seen = torch.full_like(buffer, torch.nan)
+        seen = seen.scatter_reduce(0, kinds, errors.detach().to(buffer.dtype), "mean", include_self=False)
         seen = torch.where(torch.isfinite(seen), seen, buffer)
         buffer.lerp_(seen.clamp_min(self.floor), 1 - self.decay)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The maps under which frames are decoded in training."""
+
+    maps: Float[Tensor, "batch time grid grid"]
+    attended: Bool[Tensor, "batch time"]
+    """False where an even map stands in for the one that attention expected."""
+
+
+def veil(attention: Float[Tensor, "batch time grid grid"]) -> Shown:
+    """The maps with which training decodes: in half of the frames an even one takes their place.
+
+    There the latent must carry the whole frame, and every pixel counts alike; in the other half attention refines it.
+    Without, the likelihood asks only what is at the attended place, and the latent need not know where that is.
+    """
+    even = attention.new_tensor(1.0 / attention.shape[-1] ** 2)
+    attended = torch.rand(*attention.shape[:2], device=attention.device) < 0.5
+    return Shown(torch.where(attended[..., None, None], attention, even), attended)
 
 
 def loss_settings(loss: LossConfig | None, weights: Mapping[str, float]) -> LossConfig:
@@ -131,8 +157,8 @@ def objectives(
     """
     parts: Scalars = {}
     # The likelihood takes its precision from the same maps that the frames were decoded under.
-    shown, judged = model.veil(watched.expected), judged_clips(len(frames), settings)
-    decoded = Decoded.of(model, watched.latents, shown, judged)
+    shown, judged = veil(watched.expected), judged_clips(len(frames), settings)
+    decoded = Decoded.of(model, watched.latents, shown.maps, judged)
     open_loop, dreams = dreamed(model, frames, actions, watched, starts, settings, parts)
     total = {
         "total_vae_loss": elbo(model, frames, watched, shown, decoded.whole, settings, parts) + open_loop,
@@ -149,7 +175,7 @@ def elbo(
     model: WorldModel,
     frames: Tensor,
     watched: Watched,
-    shown: Tensor,
+    shown: Shown,
     mean: Tensor,
     settings: LossConfig,
     parts: Scalars,
@@ -207,7 +233,7 @@ def dreamed(
 ) -> tuple[Tensor, list[DreamedFrames]]:
     """The loss of the open-loop steps, and the dreamed frames for the adversary to judge.
 
-    After each start frame half of the clips are foreseen as a best guess, and the others dreamed on samples, for fewer
+    After each start frame every clip is foreseen as a best guess, and the first half also dreamed on samples, for fewer
     steps, since those run one by one. Every prior on the way must expect what the posterior saw (rollout_kl). Best
     guesses must also look right: some of their frames are decoded and compared (rollout_nll). A sample need not be what
     happened, so comparing its pixels would only teach it to hedge.
@@ -215,35 +241,35 @@ def dreamed(
     steps = rollout_length(frames.shape[1], settings)
     if not starts:
         return frames.new_zeros(()), []
-    guesses = (len(frames) + 1) // 2
+    sampled, judged = (len(frames) + 1) // 2, judged_clips(len(frames), settings)
 
-    nlls, kls, dreams = [], [], []
+    nlls, kls, sampled_kls, dreams = [], [], [], []
     for start, belief in zip(starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
-        guess = model.foresee(belief[:guesses], ahead[:guesses])
+        guess = model.foresee(belief, ahead)
         horizons = torch.randperm(steps)[: settings.rollout_frames].sort().values.to(frames.device)
         at = start + 1 + horizons
-        shown = model.veil(guess.attention[:, horizons])
-        judged = min(guesses, judged_clips(len(frames), settings))
-        dream = DreamedFrames(at, Decoded.of(model, guess.latents[:, horizons], shown, judged))
-        nlls.append(_frame_nll(model, "dream", frames[:guesses, at], dream.frames.whole, shown, horizons).mean())
-        kls.append(_expected(watched, guess, start, slice(0, guesses)))
-        if guesses < len(frames):
-            sampled = model.dream(belief[guesses:], ahead[guesses:, : settings.sampled_steps], MixturePrior.rsample)
-            kls.append(_expected(watched, sampled, start, slice(guesses, None)))
+        shown = veil(guess.attention[:, horizons])
+        dream = DreamedFrames(at, Decoded.of(model, guess.latents[:, horizons], shown.maps, judged))
+        nlls.append(_frame_nll(model, "dream", frames[:, at], dream.frames.whole, shown, horizons).mean())
+        kls.append(_expected(watched, guess, start))
+        draws = model.dream(belief[:sampled], ahead[:sampled, : settings.sampled_steps], MixturePrior.rsample)
+        sampled_kls.append(_expected(watched, draws, start))
         dreams.append(dream)
-    parts["rollout_nll"], parts["rollout_kl"] = torch.stack(nlls).mean(), torch.stack(kls).mean()
-    parts["dream_psnr"] = _psnr(frames[:guesses, at], dream.frames.whole)
-    kl = settings.beta * settings.kl_dynamics * parts["rollout_kl"]
+    names = {"rollout_nll": nlls, "rollout_kl": kls, "sampled_kl": sampled_kls}
+    parts |= {name: torch.stack(values).mean() for name, values in names.items()}
+    parts["dream_psnr"] = _psnr(frames[:, at], dream.frames.whole)
+    kl = settings.beta * settings.kl_dynamics * (parts["rollout_kl"] + parts["sampled_kl"])
     loss = settings.lambda_recon * parts["rollout_nll"] + kl
     return settings.lambda_rollout * loss, dreams
 
 
-def _expected(watched: Watched, dream: Imagined, start: int, clips: slice) -> Tensor:
-    """Mean KL from what the posterior saw in some clips after frame `start` to what a dream expected there."""
-    ahead = slice(start + 1, start + 1 + dream.latents.shape[1])
-    mean, log_var = watched.latent_mean[clips, ahead].detach(), watched.latent_log_var[clips, ahead].detach()
-    return compute_kl_divergence_mc(mean, log_var, watched.latents[clips, ahead].detach(), dream.prior).mean()
+def _expected(watched: Watched, dream: Imagined, start: int) -> Tensor:
+    """Mean KL from what the posterior saw of the first clips after frame `start` to what a dream expected there."""
+    clips, steps = dream.latents.shape[:2]
+    there = (slice(0, clips), slice(start + 1, start + 1 + steps))
+    mean, log_var = watched.latent_mean[there].detach(), watched.latent_log_var[there].detach()
+    return compute_kl_divergence_mc(mean, log_var, watched.latents[there].detach(), dream.prior).mean()
 
 
 def splice(mean: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:
@@ -276,7 +302,7 @@ def perception(model: WorldModel, frames: Tensor, watched: Watched, settings: Lo
     parts["token_nll"] = gaussian_nll_of(squared, model.noise.log_sigma("token"), even, flat.shape[1]).mean()
     error = squared.detach().mean() / flat[0].numel()
     if model.training:
-        model.noise.follow("token", error)
+        model.noise.follow("token", torch.zeros(1, dtype=torch.int64, device=error.device), error[None])
     parts["token_psnr"] = -10 * error.clamp_min(1e-10).log10()
     parts["commitment"] = tokens.commitment_loss * tokens.codes[0].numel()
     batch, time = frames.shape[:2]
@@ -310,30 +336,26 @@ def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, pa
     parts["live_codes"] = watched.tokens.live_codes
     parts["effective_components"] = watched.prior.effective_components().mean()
     parts["active_latents"] = (watched.latent_mean.flatten(0, 1).var(dim=0, unbiased=False) > 0.01).float().sum()
-    parts["sigma"] = model.noise.log_sigma("frame").exp()
+    parts["sigma"] = model.noise.log_sigma("frame")[0].exp()
 
 
 def _frame_nll(
-    model: WorldModel, name: str, frames: Tensor, mean: Tensor, attention: Tensor, horizons: Tensor | None = None
+    model: WorldModel, name: str, frames: Tensor, mean: Tensor, shown: Shown, horizons: Tensor | None = None
 ) -> Tensor:
     """−log p(o | z, A) of each frame (B, T), under attention's precision; dreamed frames (T) steps after the last seen.
 
     The map is taken as given: it says which errors matter. If the likelihood could move it, attention would flee from
     whatever is hard to predict, since the precision that maximises a likelihood is the inverse of the error.
     """
-    precision = precision_map(attention.detach().flatten(0, 1), model.config.input_dim, model.config.attention_floor)
+    precision = precision_map(shown.maps.detach().flatten(0, 1), model.config.input_dim, model.config.attention_floor)
     error = weighted_error(frames.flatten(0, 1), mean.flatten(0, 1), precision)
-    seen = error.detach().mean() / frames[0, 0].numel()
-    log_sigma = model.noise.log_sigma(name)
+    kinds = shown.attended.long()
     if horizons is not None:
-        bins = horizons.clamp_max(model.noise.HORIZONS - 1)
-        log_sigma = log_sigma[bins].repeat(len(frames))
-        per_frame = error.detach().unflatten(0, frames.shape[:2]).mean(dim=0) / frames[0, 0].numel()
-        # Several horizons may share the last bin: it follows their mean. A bin that none fell into keeps its place.
-        seen = torch.full_like(model.noise.dream, torch.nan)
-        seen = seen.scatter_reduce(0, bins, per_frame, "mean", include_self=False)
+        kinds = kinds * model.noise.HORIZONS + horizons.clamp_max(model.noise.HORIZONS - 1)
+    kinds = kinds.flatten()
+    log_sigma = model.noise.log_sigma(name)[kinds]
     if model.training:
-        model.noise.follow(name, seen)
+        model.noise.follow(name, kinds, error / frames[0, 0].numel())
     return gaussian_nll_of(error, log_sigma, precision, frames.shape[2]).unflatten(0, frames.shape[:2])
 
 

@@ -34,14 +34,13 @@ class Belief:
     hidden: Float[Tensor, "batch hidden"]
     """h[t], layer-normed."""
     context: Float[Tensor, "batch context"]
-    """c[t]: what the Perceiver has understood of the frames so far; in a dream what is expected in its place, and
-    after a best guess, whose dynamics hears nothing, zeros."""
+    """c[t]: what the Perceiver has understood of the frames so far; in a dream what is expected in its place."""
     attention_map: Float[Tensor, "batch grid grid"]
     """A[t], summing to 1."""
     attention_memory: Float[Tensor, "batch grid grid"]
     """The map that the schema moves next: what the slots saw while watching, what it expected while dreaming."""
     latents: Float[Tensor, "batch latent"]
-    """z[t]: the posterior's mean, or the dream's draw; zeros after a best guess."""
+    """z[t]: the posterior's mean; in a dream the draw, or the best guess."""
     perceiver: PerceiverCache | None
     """Keys and values of the last frames watched; None once the belief has dreamed, since a dream has no frames."""
 

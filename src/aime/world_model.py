@@ -1,6 +1,6 @@
 """The world model: the one place where the five pillars meet. It watches, believes and dreams.
 
-    p(o, z, A | a) = Π p(z[t] | h[t-1], c[t-1], z[t-1]) · p(A[t] | A[t-1], h[t-1], z[t]) · p(o[t] | z[t], A[t])
+    p(o, z, A | a) = Π p(z[t] | h[t-1]) · p(A[t] | A[t-1], h[t-1], z[t]) · p(o[t] | z[t], A[t])
 
     q(z[t] | o[t], c[t])                          the posterior, which does not need h: all frames run at once
     h[t] = LSTM(h[t-1], (z[t], c[t], a[t]))       the belief after frame t and action t
@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from aime import losses
 from aime.attention import AttentionSchema, SlotAttention, Slots
-from aime.belief import DPGMMPrior, MixturePrior
+from aime.belief import DPGMMPrior, MixturePrior, Posterior
 from aime.config import LossConfig, ModelConfig
 from aime.dynamics import RecurrentCore, RecurrentState
 from aime.errors import ShapeError
@@ -100,7 +99,11 @@ class WorldModel(nn.Module):
         )
         self.encoder = FrameEncoder(channels=channels, image_size=config.input_dim, embed_dim=config.hidden_dim)
         self.decoder = FrameDecoder(
-            channels=channels, image_size=config.input_dim, latent_dim=config.latent_dim, attention_grid=grid
+            channels=channels,
+            image_size=config.input_dim,
+            latent_dim=config.latent_dim,
+            hidden_dim=config.hidden_dim,
+            attention_grid=grid,
         )
         # Attention
         self.slot_attention = SlotAttention(
@@ -112,13 +115,14 @@ class WorldModel(nn.Module):
         )
         self.schema = AttentionSchema(grid=grid, condition_dim=config.hidden_dim + config.latent_dim)
         # Belief
-        self.posterior = _head(
-            config.hidden_dim + config.context_dim + self.slot_attention.summary_dim,
-            config.hidden_dim,
-            2 * config.latent_dim,
+        self.posterior = Posterior(
+            places_dim=self.encoder.places_dim,
+            evidence_dim=config.hidden_dim + config.context_dim + self.slot_attention.summary_dim,
+            hidden_dim=config.hidden_dim,
+            latent_dim=config.latent_dim,
         )
         self.prior = DPGMMPrior(
-            condition_dim=config.hidden_dim + config.context_dim + config.latent_dim,
+            condition_dim=config.hidden_dim,
             latent_dim=config.latent_dim,
             max_components=config.max_components,
             hidden_dim=config.hidden_dim,
@@ -294,9 +298,7 @@ class WorldModel(nn.Module):
         features = self.encoder(frames.flatten(0, 1))
         slots = self.slot_attention(features.grid)
         evidence = torch.cat([features.embedding, context.flatten(0, 1), slots.summary()], dim=-1)
-        mean, log_var = self.posterior(evidence).float().unflatten(0, (batch, time)).chunk(2, dim=-1)
-        # Between e^-8 and e^2: a posterior can neither vanish nor drown the latent.
-        log_var = -3 + 5 * torch.tanh(log_var / 5)
+        mean, log_var = (x.unflatten(0, (batch, time)) for x in self.posterior(features.places, evidence))
         drawn = self.training if sample is None else sample
         latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean) if drawn else mean
 
@@ -305,9 +307,7 @@ class WorldModel(nn.Module):
         # the difference of two such readings.
         hidden, states = self._carry(mean, context, actions, state, is_first, [*pauses, time - 1])
         hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
-        context_before = _shift(context, None if belief is None else belief.context, first)
-        latents_before = _shift(mean, None if belief is None else belief.latents, first)
-        prior = self.prior(torch.cat([hidden_before, context_before, latents_before], dim=-1), latents_before)
+        prior = self.prior(hidden_before)
 
         seen = slots.attention.unflatten(0, (batch, time))
         memory = self.schema.uniform(batch)
@@ -401,11 +401,11 @@ class WorldModel(nn.Module):
     ) -> Imagined:
         """Step the belief forward on its own predictions. `draw` takes a latent from each prior."""
         state, memory = belief.recurrent, belief.attention_memory
-        hidden, context, z = belief.hidden, belief.context, belief.latents
+        hidden = belief.hidden
         priors: list[MixturePrior] = []
         taken: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for action in actions.unbind(dim=1):
-            prior = self.prior(torch.cat([hidden, context, z], dim=-1), z)
+            prior = self.prior(hidden)
             z = draw(prior)
             memory = self.schema(memory, hidden, z)
             # Detached: the head foretells the context. Open to the dream's losses it served as one more latent, far
@@ -436,22 +436,20 @@ class WorldModel(nn.Module):
         """
         hidden, state = self.core.onward(actions, belief.recurrent)
         before = torch.cat([belief.hidden[:, None].to(hidden.dtype), hidden[:, :-1]], dim=1)
-        steps = actions.shape[1]
-        seen_context, seen_latents = (F.pad(x[:, None], (0, 0, 0, steps - 1)) for x in (belief.context, belief.latents))
-        prior = self.prior(torch.cat([before, seen_context, seen_latents], dim=-1), seen_latents)
+        prior = self.prior(before)
         latents = prior.mean()
         context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
         maps = [belief.attention_memory]
-        for k in range(steps):
+        for k in range(actions.shape[1]):
             maps.append(self.schema(maps[-1], before[:, k], latents[:, k]))
         last = replace(
             belief,
             recurrent=state,
             hidden=hidden[:, -1],
-            context=torch.zeros_like(belief.context),
+            context=context[:, -1],
             attention_map=maps[-1],
             attention_memory=maps[-1],
-            latents=torch.zeros_like(belief.latents),
+            latents=latents[:, -1],
             perceiver=None,
         )
         return Imagined(prior, latents, context, hidden, torch.stack(maps[1:], dim=1), last)
@@ -466,16 +464,6 @@ class WorldModel(nn.Module):
         """
         batch, time = latents.shape[:2]
         return self.decoder(latents.flatten(0, 1), attention.flatten(0, 1)).unflatten(0, (batch, time))
-
-    def veil(self, attention: Float[Tensor, "batch time grid grid"]) -> Float[Tensor, "batch time grid grid"]:
-        """The maps with which training decodes: in half of the frames an even one takes their place.
-
-        There the latent must carry the whole frame, and every pixel counts alike; in the other half attention refines
-        it. Without, the likelihood asks only what is at the attended place, and the latent need not know where that is.
-        """
-        even = attention.new_tensor(1.0 / attention.shape[-1] ** 2)
-        veiled = torch.rand(*attention.shape[:2], 1, 1, device=attention.device) < 0.5
-        return torch.where(veiled, even, attention)
 
     # ------------------------------------------------------------------ parameters
 

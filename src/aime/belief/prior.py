@@ -3,7 +3,7 @@
 A truncated Dirichlet-process mixture of Gaussians (DPGMM), amortised. Generative side: concentration α ~ Gamma, sticks
 v_k ~ Beta(1, α), weights π from the sticks, z ~ Σ_k π_k N(m_k, s_k). Variational side: q(α) = Gamma and q(v_k) =
 Kumaraswamy (Nalisnick & Smyth 2017), whose parameters, like the components' means and log-variances, come from a
-network of the condition; in a sequence the means also carry a share of the latent before.
+network of the condition.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DPGMMPrior(nn.Module):
     """p(z | condition) as a truncated Dirichlet-process mixture of K Gaussians.
 
     Args:
-        condition_dim: size of the condition, cat[h, c].
+        condition_dim: size of the condition: in the world model h.
         latent_dim: Z. max_components: the truncation K; 1 makes it a single Gaussian. hidden_dim: width of the network.
     """
 
@@ -70,8 +70,6 @@ class DPGMMPrior(nn.Module):
         )
         # What all components' means have in common learns from every frame, each one's own part from those it explains.
         self.common_mean = nn.Linear(hidden_dim, latent_dim)
-        # How much of the last latent stays: with it the rest only has to say what changes.
-        self.carry = nn.Linear(hidden_dim, latent_dim)
         self.means = nn.Linear(hidden_dim, max_components * latent_dim)
         self.log_vars = nn.Linear(hidden_dim, max_components * latent_dim)
         # Log a and log b of each stick, then log shape and log rate of q(α): read out as they are, under no norm.
@@ -82,9 +80,8 @@ class DPGMMPrior(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Start with components spread over a standard normal, each as likely as the next, for every condition."""
-        for head in (self.common_mean, self.carry):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        nn.init.zeros_(self.common_mean.weight)
+        nn.init.zeros_(self.common_mean.bias)
         for head in (self.means, self.log_vars, self.sticks):
             nn.init.normal_(head.weight, std=0.1 / math.sqrt(head.in_features))
             nn.init.zeros_(head.bias)
@@ -99,13 +96,8 @@ class DPGMMPrior(nn.Module):
         self.sticks.bias.copy_(torch.cat([torch.zeros_like(left), left.log(), alpha.log()]))
         self.usage.fill_(1 / self.max_components)
 
-    def forward(
-        self, condition: Float[Tensor, "*batch condition"], previous: Float[Tensor, "*batch latent"] | None = None
-    ) -> MixturePrior:
+    def forward(self, condition: Float[Tensor, "*batch condition"]) -> MixturePrior:
         """The mixture for each condition (*batch, condition_dim).
-
-        Where the latent `previous` to the one in question is known, the condition says per dimension how much of it
-        stays in every component's mean (nothing at first): a linear dynamics of its own for each moment.
 
         In train mode the sticks are drawn, one uniform number each, and gradients reach their parameters; in eval
         mode their means are used, which gives the mean weights and nothing random. Raises ShapeError for a condition
@@ -119,10 +111,7 @@ class DPGMMPrior(nn.Module):
             # deviation.
             features = features.to(self.means.weight.dtype)
             shape = (self.max_components, self.latent_dim)
-            common = self.common_mean(features)
-            if previous is not None:
-                common = common + self.carry(features) * previous.to(features.dtype)
-            means = common.unsqueeze(-2) + self.means(features).unflatten(-1, shape)
+            means = self.common_mean(features).unsqueeze(-2) + self.means(features).unflatten(-1, shape)
             log_vars = soft_clamp(self.log_vars(features).unflatten(-1, shape), *LOG_VAR_RANGE)
             sizes = [self.max_components - 1, self.max_components - 1, 2]
             log_a, log_b, log_alpha = self.sticks(features).split(sizes, dim=-1)

@@ -17,8 +17,36 @@ class FrameFeatures:
 
     grid: Float[Tensor, "n channels grid grid"]
     """Features at the resolution of the attention maps, position included."""
+    places: Float[Tensor, "n coordinates"]
+    """Where the keypoints are: all rows, then all columns, in [-1, 1], float32."""
     embedding: Float[Tensor, "n embed"]
     """All of the frame in one vector, float32."""
+
+
+class Keypoints(nn.Module):
+    """Where learned features are: the spatial soft-argmax of one map each (Levine et al., 2016, arXiv 1504.00702).
+
+    A coordinate moves as its body does, so what is linear in it has simple dynamics: an embedding must learn for every
+    place anew how a place is told, and what follows it.
+    """
+
+    def __init__(self, channels: int, grid: int, keypoints: int) -> None:
+        super().__init__()
+        self.maps = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(channels, 2 * channels, kernel_size=3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(2 * channels, keypoints, kernel_size=1),
+        )
+        self.register_buffer("axis", (torch.arange(grid) + 0.5) * 2 / grid - 1, persistent=False)
+        self.axis: Tensor
+
+    def forward(self, features: Float[Tensor, "n channels grid grid"]) -> Float[Tensor, "n coordinates"]:
+        """The centre of each keypoint's map: all rows, then all columns, in [-1, 1]."""
+        maps = self.maps(features).float()
+        share = maps.flatten(2).softmax(dim=-1).view_as(maps)
+        rows, columns = share.sum(dim=3), share.sum(dim=2)
+        return torch.cat([(rows * self.axis).sum(dim=-1), (columns * self.axis).sum(dim=-1)], dim=-1)
 
 
 class FrameEncoder(nn.Module):
@@ -26,12 +54,13 @@ class FrameEncoder(nn.Module):
 
     A 4×4 stem of stride 3 gives the attention grid G = (image_size - 4) // 3 + 1 (21 for 64×64 frames); two strided
     stages follow, whose last grid is flattened rather than pooled, so that the embedding knows where a small body is.
+    Beside them stand the coordinates of keypoints on the attention grid.
 
-    Attributes: `grid_channels` (channels of the grid) and `grid_size` (G).
+    Attributes: `grid_channels` (channels of the grid), `grid_size` (G) and `places_dim` (coordinates of all keypoints).
     Raises `ConfigError` for an `image_size` that is not a multiple of 16.
     """
 
-    def __init__(self, *, channels: int, image_size: int, embed_dim: int) -> None:
+    def __init__(self, *, channels: int, image_size: int, embed_dim: int, keypoints: int = 32) -> None:
         super().__init__()
         require_multiple_of_16(image_size)
         self.grid_channels = channels
@@ -41,6 +70,8 @@ class FrameEncoder(nn.Module):
         self.stem = nn.Conv2d(3, channels, kernel_size=4, stride=3)
         self.position = PositionBias(channels, self.grid_size)
         self.fine = ResidualBlock(channels)
+        self.keypoints = Keypoints(channels, self.grid_size, keypoints)
+        self.places_dim = 2 * keypoints
         self.coarse = nn.Sequential(
             nn.SiLU(),
             nn.Conv2d(channels, 2 * channels, kernel_size=3, stride=2, padding=1),
@@ -58,4 +89,5 @@ class FrameEncoder(nn.Module):
         """Frames in [0, 1] to their features."""
         centred = (frames - 0.5).contiguous(memory_format=torch.channels_last)
         grid = self.fine(self.position(self.stem(centred)))
-        return FrameFeatures(grid=grid, embedding=self.to_embedding(self.coarse(grid)).float())
+        embedding = self.to_embedding(self.coarse(grid)).float()
+        return FrameFeatures(grid=grid, places=self.keypoints(grid), embedding=embedding)

@@ -168,7 +168,7 @@ class LossConfig:
     sampled_steps: int = 4
     """Open-loop steps of the sampled dreams beside them, each of which waits for the last."""
     rollout_frames: int = 8
-    """Frames of each of those dreams that are decoded, at random horizons: the others count by their latents alone."""
+    """Frames of each of those dreams that the adversary may see; all count by their latents."""
     rollout_starts: int = 1
     """Start frames sampled per clip for those dreams."""
     lambda_context: float = 1.0
@@ -179,12 +179,12 @@ class LossConfig:
     """Factor on the gradient that the latent KL gives the prior; with this and the next at 1 it is the ELBO's own."""
     kl_representation: float = 0.5
     """Factor on the gradient that the latent KL gives the posterior; a high one leaves only what can be foreseen."""
-    tokenizer_share: float = 0.5
-    """Share of a batch's frames, drawn anew each step, on which the tokenizer's decoder learns."""
+    study_share: float = 0.25
+    """Share of a batch's clips that all four objectives learn from; the others teach belief and dynamics alone."""
+    decode_every: int = 2
+    """Of how many frames one is decoded in training: neighbours are much alike."""
     adversary: bool = True
     """Train the decoder against the discriminator, too."""
-    adversary_share: float = 0.25
-    """Share of a batch's clips that the adversary judges."""
     lambda_feature_matching: float = 1.0
     """Weight of feature matching inside the adversarial objective."""
 
@@ -194,8 +194,8 @@ class LossConfig:
             _require(value >= 0, f"{f.name} must not be negative, got {value!r}")
         for name in ("rollout_frames", "sampled_steps"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1; rollout_steps 0 switches dreams off")
-        for name in ("tokenizer_share", "adversary_share"):
-            _require(0 < getattr(self, name) <= 1, f"{name} must be in (0, 1], not {getattr(self, name)}")
+        _require(self.decode_every >= 1, f"decode_every must be at least 1, not {self.decode_every}")
+        _require(0 < self.study_share <= 1, f"study_share must be in (0, 1], not {self.study_share}")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from aime.config import LossConfig, replace
 from aime.learning import discriminator_loss, generator_loss
 
 if TYPE_CHECKING:
-    from aime.world_model import Imagined, Watched, WorldModel
+    from aime.world_model import Imagined, Studied, Watched, WorldModel
 
 Scalars = dict[str, Tensor]
 
@@ -121,9 +121,15 @@ def rollout_length(time: int, settings: LossConfig) -> int:
     return min(settings.rollout_steps, time - max(1, time // 4))
 
 
-def judged_clips(batch: int, settings: LossConfig) -> int:
-    """How many clips of a batch, the first ones, the adversary looks at: it sees every pixel thrice, and costs most."""
-    return max(1, round(settings.adversary_share * batch)) if settings.adversary else 0
+def studied_clips(batch: int, settings: LossConfig) -> int:
+    """How many clips of a batch, the first ones, all objectives learn from, and not the ELBO alone."""
+    return max(1, round(settings.study_share * batch))
+
+
+def decoded_frames(time: int, settings: LossConfig, *, training: bool) -> Int64[Tensor, " decoded"]:
+    """Frames of a clip that are decoded: every n-th from a random one on in training, all where nothing is learned."""
+    stride = min(settings.decode_every, time) if training else 1
+    return torch.arange(int(torch.randint(stride, ())), time, stride)
 
 
 @dataclass(frozen=True)
@@ -136,10 +142,9 @@ class Decoded:
     @classmethod
     def of(cls, model: WorldModel, latents: Tensor, shown: Tensor, judged: int) -> Decoded:
         """Decode latents (B, T, Z) under maps (B, T, G, G)."""
-        if not 0 < judged < len(latents):
-            whole = model.decode(latents, shown)
-            return cls(whole, whole[:judged])
         first = model.decode(latents[:judged], shown[:judged])
+        if judged == len(latents):
+            return cls(first, first)
         return cls(torch.cat([first, model.decode(latents[judged:], shown[judged:])]), first)
 
 
@@ -150,25 +155,24 @@ def objectives(
     watched: Watched,
     starts: Sequence[int],
     settings: LossConfig,
-) -> tuple[Scalars, Tensor]:
-    """The four objectives and the discriminator's loss (with gradients), their parts and health (without).
-
-    Beside them the mean of the watched frames, decoded under veiled maps.
-    """
+) -> Scalars:
+    """The four objectives and the discriminator's loss (with gradients), their parts and health (without)."""
     parts: Scalars = {}
+    studied = watched.studied.clips
+    at = decoded_frames(frames.shape[1], settings, training=model.training).to(frames.device)
     # The likelihood takes its precision from the same maps that the frames were decoded under.
-    shown, judged = veil(watched.expected), judged_clips(len(frames), settings)
-    decoded = Decoded.of(model, watched.latents, shown.maps, judged)
-    open_loop, dreams = dreamed(model, frames, actions, watched, starts, settings, parts)
+    shown = veil(watched.expected[:, at])
+    decoded = Decoded.of(model, watched.latents[:, at], shown.maps, studied)
+    open_loop, dreams = dreamed(model, frames, actions, watched, starts, at, settings, parts)
     total = {
-        "total_vae_loss": elbo(model, frames, watched, shown, decoded.whole, settings, parts) + open_loop,
-        "perceiver_loss": perception(model, frames, watched, settings, parts),
-        "attention_loss": attention(model, frames, watched, settings, parts),
+        "total_vae_loss": elbo(model, frames[:, at], watched, shown, decoded.whole, settings, parts) + open_loop,
+        "perceiver_loss": perception(model, frames[:studied], watched.studied, settings, parts),
+        "attention_loss": attention(model, frames[:studied], watched.studied, settings, parts),
     }
     if settings.adversary:
-        total |= realism(model, frames[:judged], splice(decoded.judged, dreams), settings, parts)
-    health(model, frames, watched, decoded.whole, parts)
-    return total | {name: value.detach() for name, value in parts.items()}, decoded.whole
+        total |= realism(model, frames[:studied, at], splice(decoded.judged, at, dreams), settings, parts)
+    health(model, frames[:, at], watched, decoded.whole, parts)
+    return total | {name: value.detach() for name, value in parts.items()}
 
 
 def elbo(
@@ -180,7 +184,7 @@ def elbo(
     settings: LossConfig,
     parts: Scalars,
 ) -> Tensor:
-    """Minus the evidence lower bound of the watched frames, in nats per frame."""
+    """Minus the evidence lower bound of the watched frames, in nats per frame; `frames` are those that were decoded."""
     prior = watched.prior
     parts["recon_nll"] = _frame_nll(model, "frame", frames, mean, shown).mean()
     parts["kl_latent"] = latent_kl(watched.latent_mean, watched.latent_log_var, watched.latents, prior, settings).mean()
@@ -188,7 +192,7 @@ def elbo(
     parts["kl_alpha"] = prior.kl_alpha().mean()
     parts["mixture_entropy"] = prior.entropy().mean()
     predicted = model.context_head(torch.cat([watched.hidden_before, watched.latents], dim=-1))
-    target = watched.perceived.context.detach()
+    target = watched.perceived_context.detach()
     parts["context_loss"] = 0.5 * (predicted.float() - target.float()).square().sum(dim=-1).mean()
     return (
         settings.lambda_recon * parts["recon_nll"]
@@ -219,7 +223,7 @@ class DreamedFrames:
 
     at: Int64[Tensor, " decoded"]
     """Their places in the clip."""
-    frames: Decoded
+    frames: Float[Tensor, "judged decoded 3 height width"]
 
 
 def dreamed(
@@ -228,40 +232,40 @@ def dreamed(
     actions: Tensor,
     watched: Watched,
     starts: Sequence[int],
+    at: Int64[Tensor, " decoded"],
     settings: LossConfig,
     parts: Scalars,
 ) -> tuple[Tensor, list[DreamedFrames]]:
-    """The loss of the open-loop steps, and the dreamed frames for the adversary to judge.
+    """The loss of the open-loop steps, and the dreamed frames for the adversary to judge, out of those `at`.
 
     After each start frame every clip is foreseen as a best guess, and the first half also dreamed on samples, for fewer
-    steps, since those run one by one. Every prior on the way must expect what the posterior saw (rollout_kl). Best
-    guesses must also look right: some of their frames are decoded and compared (rollout_nll). A sample need not be what
-    happened, so comparing its pixels would only teach it to hedge.
+    steps, since those run one by one. Every prior on the way must expect what the posterior saw (rollout_kl). Pixels of
+    dreams teach nothing here but realism: as long as dynamics knows little, the error of a dreamed frame tells the
+    decoder to heed its latent less.
     """
     steps = rollout_length(frames.shape[1], settings)
     if not starts:
         return frames.new_zeros(()), []
-    sampled, judged = (len(frames) + 1) // 2, judged_clips(len(frames), settings)
+    sampled, judged = (len(frames) + 1) // 2, watched.studied.clips
 
-    nlls, kls, sampled_kls, dreams = [], [], [], []
+    kls, sampled_kls, dreams = [], [], []
     for start, belief in zip(starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
-        guess = model.foresee(belief, ahead)
-        horizons = torch.randperm(steps)[: settings.rollout_frames].sort().values.to(frames.device)
-        at = start + 1 + horizons
-        shown = veil(guess.attention[:, horizons])
-        dream = DreamedFrames(at, Decoded.of(model, guess.latents[:, horizons], shown.maps, judged))
-        nlls.append(_frame_nll(model, "dream", frames[:, at], dream.frames.whole, shown, horizons).mean())
+        guess = model.foresee(belief, ahead, maps=judged)
         kls.append(_expected(watched, guess, start))
         draws = model.dream(belief[:sampled], ahead[:sampled, : settings.sampled_steps], MixturePrior.rsample)
         sampled_kls.append(_expected(watched, draws, start))
-        dreams.append(dream)
-    names = {"rollout_nll": nlls, "rollout_kl": kls, "sampled_kl": sampled_kls}
-    parts |= {name: torch.stack(values).mean() for name, values in names.items()}
-    parts["dream_psnr"] = _psnr(frames[:, at], dream.frames.whole)
+        there = at[(at > start) & (at <= start + steps)]
+        there = there[torch.randperm(len(there))[: settings.rollout_frames].sort().values]
+        horizons = there - start - 1
+        if len(there):
+            shown = veil(guess.attention[:judged, horizons])
+            dreams.append(DreamedFrames(there, model.decode(guess.latents[:judged, horizons], shown.maps)))
+    parts |= {"rollout_kl": torch.stack(kls).mean(), "sampled_kl": torch.stack(sampled_kls).mean()}
+    if dreams:
+        parts["dream_psnr"] = torch.stack([_psnr(frames[:judged, d.at], d.frames) for d in dreams]).mean()
     kl = settings.beta * settings.kl_dynamics * (parts["rollout_kl"] + parts["sampled_kl"])
-    loss = settings.lambda_recon * parts["rollout_nll"] + kl
-    return settings.lambda_rollout * loss, dreams
+    return settings.lambda_rollout * kl, dreams
 
 
 def _expected(watched: Watched, dream: Imagined, start: int) -> Tensor:
@@ -272,11 +276,10 @@ def _expected(watched: Watched, dream: Imagined, start: int) -> Tensor:
     return compute_kl_divergence_mc(mean, log_var, watched.latents[there].detach(), dream.prior).mean()
 
 
-def splice(mean: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:
-    """The reconstructed clips with dreamed frames in place: what the adversary is shown, in time's order."""
+def splice(mean: Tensor, at: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:
+    """The reconstructed frames `at`, with dreamed ones in place: what the adversary is shown, in time's order."""
     for dream in dreams:
-        judged = dream.frames.judged
-        mean = torch.cat([mean[: len(judged)].index_copy(1, dream.at, judged.to(mean.dtype)), mean[len(judged) :]])
+        mean = mean.index_copy(1, torch.searchsorted(at, dream.at), dream.frames.to(mean.dtype))
     return mean
 
 
@@ -291,14 +294,11 @@ def realism(model: WorldModel, real: Tensor, fake: Tensor, settings: LossConfig,
     }
 
 
-def perception(model: WorldModel, frames: Tensor, watched: Watched, settings: LossConfig, parts: Scalars) -> Tensor:
+def perception(model: WorldModel, frames: Tensor, studied: Studied, settings: LossConfig, parts: Scalars) -> Tensor:
     """The tokenizer's likelihood and commitment, and the cross-entropy of the next tokens, in nats per frame."""
-    tokens, flat, codes = watched.tokens, frames.flatten(0, 1), watched.tokens.codes
-    if model.training and settings.tokenizer_share < 1:
-        some = torch.randperm(len(flat))[: max(1, round(settings.tokenizer_share * len(flat)))].to(flat.device)
-        flat, codes = flat[some], codes[some]
+    tokens, flat = studied.tokens, frames.flatten(0, 1)
     even = torch.ones_like(flat[:, 0])
-    squared = weighted_error(flat, model.tokenizer.reconstruct(codes), even)
+    squared = weighted_error(flat, model.tokenizer.reconstruct(tokens.codes), even)
     parts["token_nll"] = gaussian_nll_of(squared, model.noise.log_sigma("token"), even, flat.shape[1]).mean()
     error = squared.detach().mean() / flat[0].numel()
     if model.training:
@@ -307,21 +307,21 @@ def perception(model: WorldModel, frames: Tensor, watched: Watched, settings: Lo
     parts["commitment"] = tokens.commitment_loss * tokens.codes[0].numel()
     batch, time = frames.shape[:2]
     if time > 1:
-        logits = watched.perceived.next_token_logits[:, :-1].flatten(0, 2).float()
+        logits = studied.perceived.next_token_logits[:, :-1].flatten(0, 2).float()
         target = tokens.indices.unflatten(0, (batch, time))[:, 1:].flatten()
         parts["next_token_ce"] = F.cross_entropy(logits, target) * tokens.indices[0].numel()
         parts["next_token_accuracy"] = (logits.argmax(dim=-1) == target).float().mean()
     return parts["token_nll"] + parts["commitment"] + parts.get("next_token_ce", frames.new_zeros(()))
 
 
-def attention(model: WorldModel, frames: Tensor, watched: Watched, settings: LossConfig, parts: Scalars) -> Tensor:
+def attention(model: WorldModel, frames: Tensor, studied: Studied, settings: LossConfig, parts: Scalars) -> Tensor:
     """The schema's dynamics and the slots' diversity."""
     config = model.config
-    parts["attention_kl"] = map_kl(watched.attention, watched.expected).mean()
+    parts["attention_kl"] = map_kl(studied.attention, studied.expected).mean()
     target, weight = motion_target(frames, config.attention_grid)
-    parts["motion_loss"] = (weight * map_kl(target, watched.attention)).mean()
-    parts["slot_overlap"] = slot_overlap(watched.slots.maps).mean()
-    parts["slot_spread"] = slot_spread(watched.slots.maps).mean()
+    parts["motion_loss"] = (weight * map_kl(target, studied.attention)).mean()
+    parts["slot_overlap"] = slot_overlap(studied.slots.maps).mean()
+    parts["slot_spread"] = slot_spread(studied.slots.maps).mean()
     loss = settings.lambda_att_dyn * (parts["attention_kl"] + parts["motion_loss"])
     if config.enforce_diversity:
         loss = loss + settings.lambda_gram * (parts["slot_overlap"] + parts["slot_spread"])
@@ -332,8 +332,8 @@ def attention(model: WorldModel, frames: Tensor, watched: Watched, settings: Los
 def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, parts: Scalars) -> None:
     """What tells a healthy model from a collapsed one."""
     parts["psnr"] = _psnr(frames, mean)
-    parts["codebook_perplexity"] = watched.tokens.perplexity
-    parts["live_codes"] = watched.tokens.live_codes
+    parts["codebook_perplexity"] = watched.studied.tokens.perplexity
+    parts["live_codes"] = watched.studied.tokens.live_codes
     parts["effective_components"] = watched.prior.effective_components().mean()
     parts["active_latents"] = (watched.latent_mean.flatten(0, 1).var(dim=0, unbiased=False) > 0.01).float().sum()
     parts["sigma"] = model.noise.log_sigma("frame")[0].exp()

@@ -7,6 +7,7 @@ Letters: B batch, T frames watched, K frames dreamed, G attention grid, P token 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from aime.belief import MixturePrior
 from aime.dynamics import RecurrentState
-from aime.perception import PerceiverCache
+from aime.perception import PerceiverCache, PerceiverOutput
 
 if TYPE_CHECKING:
     from aime.world_model import WorldModel
@@ -115,12 +116,20 @@ class SequenceOutput:
     """What the slots see."""
     slot_maps: Float[Tensor, "batch time slots grid grid"]
     tokens: Int[Tensor, "batch time p p"]
-    next_token_logits: Float[Tensor, "batch time tokens codebook"]
-    """Logits of the tokens of frame t+1, read out after frame t."""
-    reconstruction_mean: Float[Tensor, "batch time 3 height width"]
-    """Mean of p(o[t] | z[t], A[t]), unclamped, as the likelihood uses it."""
+    perceived: tuple[PerceiverOutput, ...]
+    """What the Perceiver made of the clips, in one or more portions of the batch."""
     belief: Belief
     """The belief after the last frame."""
+
+    @cached_property
+    def next_token_logits(self) -> Float[Tensor, "batch time tokens codebook"]:
+        """Logits of the tokens of frame t+1, read out after frame t. Computed when first asked for."""
+        return torch.cat([portion.next_token_logits for portion in self.perceived])
+
+    @cached_property
+    def reconstruction_mean(self) -> Float[Tensor, "batch time 3 height width"]:
+        """Mean of p(o[t] | z[t], A[t]), unclamped, as the likelihood uses it. Decoded when first asked for."""
+        return self.belief.model.decode(self.latents, self.attention_prior)
 
     @property
     def reconstructions(self) -> Float[Tensor, "batch time 3 height width"]:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from aime import losses
@@ -26,18 +27,54 @@ from aime.errors import ShapeError
 from aime.inputs import check_clip, check_dream, to_unit_frames
 from aime.learning import TemporalPatchDiscriminator
 from aime.outputs import Belief, Dream, SequenceOutput
-from aime.perception import CausalPerceiver, FrameDecoder, FrameEncoder, PerceiverOutput, TokenizerOutput, VQTokenizer
+from aime.perception import (
+    CausalPerceiver,
+    FrameDecoder,
+    FrameEncoder,
+    PerceiverCache,
+    PerceiverOutput,
+    TokenizerOutput,
+    VQTokenizer,
+)
 
 OBSERVE_CHUNK = 64
 """Frames per clip that `observe` runs at once: long videos are filtered piece by piece, in bounded memory."""
 
 
 @dataclass(frozen=True)
+class Look:
+    """What frames show by themselves and in their order, before anything is believed."""
+
+    indices: Int64[Tensor, "n p p"]
+    """The codes' indices."""
+    tokens: TokenizerOutput | None
+    """None where the tokenizer was not to learn."""
+    perceived: PerceiverOutput
+    slots: Slots
+
+
+@dataclass(frozen=True)
+class Studied:
+    """The first clips of a batch, from which perception and attention learn: they have a graph of their own, so that
+    differentiating it costs no more than them."""
+
+    clips: int
+    tokens: TokenizerOutput
+    perceived: PerceiverOutput
+    slots: Slots
+    expected: Float[Tensor, "clips time grid grid"]
+    attention: Float[Tensor, "clips time grid grid"]
+
+
+@dataclass(frozen=True)
 class Watched:
     """What watching a clip left behind, before anything is decoded."""
 
-    tokens: TokenizerOutput
-    perceived: PerceiverOutput
+    studied: Studied
+    looks: tuple[Look, ...]
+    """Of the studied clips, and of the others if there are any."""
+    perceived_context: Float[Tensor, "batch time context"]
+    """The Perceiver's, whether or not it is to be heard."""
     latent_mean: Float[Tensor, "batch time latent"]
     latent_log_var: Float[Tensor, "batch time latent"]
     latents: Float[Tensor, "batch time latent"]
@@ -241,8 +278,9 @@ class WorldModel(nn.Module):
             sample: draw z from the posterior; False takes its mean. By default it draws while training only.
         """
         check_clip(self.config, observations, actions, is_first)
-        watched = self.watch(to_unit_frames(observations), actions, is_first, sample=sample)
-        return self._output(watched, self.decode(watched.latents, watched.expected))
+        output = self._output(self.watch(to_unit_frames(observations), actions, is_first, sample=sample))
+        output.reconstruction_mean  # noqa: B018 - read out here, with the precision and the gradients of this call
+        return output
 
     def compute_total_loss(
         self,
@@ -268,14 +306,15 @@ class WorldModel(nn.Module):
         settings = losses.loss_settings(loss, weights)
         frames = to_unit_frames(observations)
         starts = losses.draw_starts(frames.shape[1], settings)
-        watched = self.watch(frames, actions, is_first, pauses=starts)
-        scalars, mean = losses.objectives(self, frames, actions, watched, starts, settings)
-        return scalars, self._output(watched, mean)
+        studied = losses.studied_clips(len(frames), settings) if self.training else None
+        watched = self.watch(frames, actions, is_first, pauses=starts, studied=studied)
+        return losses.objectives(self, frames, actions, watched, starts, settings), self._output(watched)
 
     def extract_context(self, videos: Tensor) -> Float[Tensor, "batch time context"]:
         """What the Perceiver understands of a video up to each frame: c[t], from frames ≤ t."""
         check_clip(self.config, videos, None, None)
-        return self._perceive(to_unit_frames(videos), None, None)[1].context
+        first = self._episode_starts(None, *videos.shape[:2], fresh=True)
+        return self._perceive(to_unit_frames(videos), first, None)[2].context
 
     # ------------------------------------------------------------------ watching
 
@@ -288,15 +327,22 @@ class WorldModel(nn.Module):
         *,
         sample: bool | None = None,
         pauses: Sequence[int] = (),
+        studied: int | None = None,
     ) -> Watched:
-        """Infer everything about a clip but its reconstruction, all frames at once."""
+        """Infer everything about a clip but its reconstruction, all frames at once.
+
+        Args:
+            studied: how many clips, the first ones, all pillars learn from; the others teach encoder, posterior, prior,
+                dynamics and decoder alone, which costs half. None is all.
+        """
         batch, time = frames.shape[:2]
         first = self._episode_starts(is_first, batch, time, fresh=belief is None)
-        tokens, perceived = self._perceive(frames, first, belief)
-        context = self._heeded(perceived.context)
-
         features = self.encoder(frames.flatten(0, 1))
-        slots = self.slot_attention(features.grid)
+        looks = self._looks(frames, features.grid, first, None if belief is None else belief.perceiver, studied)
+        slots = reduce(Slots.followed_by, (look.slots for look in looks))
+        perceived_context = torch.cat([look.perceived.context for look in looks])
+        context = self._heeded(perceived_context)
+
         evidence = torch.cat([features.embedding, context.flatten(0, 1), slots.summary()], dim=-1)
         mean, log_var = (x.unflatten(0, (batch, time)) for x in self.posterior(features.places, evidence))
         drawn = self.training if sample is None else sample
@@ -309,12 +355,22 @@ class WorldModel(nn.Module):
         hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
         prior = self.prior(hidden_before)
 
-        seen = slots.attention.unflatten(0, (batch, time))
-        memory = self.schema.uniform(batch)
-        seen_before = _shift(seen, memory if belief is None else belief.attention_memory, None)
-        seen_before = torch.where(first[..., None, None], memory[:, None], seen_before)
-        expected = self.schema(seen_before.flatten(0, 1), hidden_before.flatten(0, 1), latents.flatten(0, 1))
-        attention = self.schema.fuse(seen.flatten(0, 1), expected).unflatten(0, (batch, time))
+        memory = self.schema.uniform(batch) if belief is None else belief.attention_memory
+        attended = [
+            self._attend(look.slots, memory[rows], first[rows], hidden_before[rows], latents[rows], learns=learns)
+            for look, rows, learns in zip(looks, *_portions(batch, studied), strict=True)
+        ]
+        seen, expected, attention = (torch.cat(maps) for maps in zip(*attended, strict=True))
+        assert looks[0].tokens is not None  # the first clips are the studied ones
+        study = Studied(
+            clips=len(attended[0][0]),
+            tokens=looks[0].tokens,
+            perceived=looks[0].perceived,
+            slots=looks[0].slots,
+            expected=attended[0][1],
+            attention=attended[0][2],
+        )
+        cache = looks[0].perceived.cache if len(looks) == 1 else None
 
         def belief_at(t: int, state: RecurrentState) -> Belief:
             return Belief(
@@ -325,13 +381,14 @@ class WorldModel(nn.Module):
                 attention_map=attention[:, t],
                 attention_memory=seen[:, t],
                 latents=mean[:, t],
-                perceiver=perceived.cache if t == time - 1 else None,
+                perceiver=cache if t == time - 1 else None,
             )
 
         beliefs = [belief_at(t, state) for t, state in zip([*pauses, time - 1], states, strict=True)]
         return Watched(
-            tokens=tokens,
-            perceived=perceived,
+            studied=study,
+            looks=looks,
+            perceived_context=perceived_context,
             latent_mean=mean,
             latent_log_var=log_var,
             latents=latents,
@@ -340,7 +397,7 @@ class WorldModel(nn.Module):
             prior=prior,
             slots=slots,
             seen=seen,
-            expected=expected.unflatten(0, (batch, time)),
+            expected=expected,
             attention=attention,
             belief=beliefs[-1],
             paused=tuple(beliefs[:-1]),
@@ -356,16 +413,39 @@ class WorldModel(nn.Module):
             first = torch.cat([torch.ones_like(first[:, :1]), first[:, 1:]], dim=1)
         return first
 
+    def _looks(
+        self, frames: Tensor, grid: Tensor, is_first: Tensor, cache: PerceiverCache | None, studied: int | None
+    ) -> tuple[Look, ...]:
+        """Tokens, context and slots of the clips that are studied, and of the others."""
+        grid = grid.unflatten(0, frames.shape[:2])
+        looks = []
+        for rows, learns in zip(*_portions(len(frames), studied), strict=True):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+                past = None if cache is None else cache[rows]
+                indices, tokens, perceived = self._perceive(frames[rows], is_first[rows], past, learns=learns)
+                looks.append(Look(indices, tokens, perceived, self.slot_attention(grid[rows].flatten(0, 1))))
+        return tuple(looks)
+
     def _perceive(
-        self, frames: Tensor, is_first: Tensor | None, belief: Belief | None
-    ) -> tuple[TokenizerOutput, PerceiverOutput]:
-        batch, time = frames.shape[:2]
-        if is_first is None:
-            is_first = self._episode_starts(None, batch, time, fresh=True)
-        tokens = self.tokenizer(frames.flatten(0, 1))
+        self, frames: Tensor, is_first: Tensor, cache: PerceiverCache | None, *, learns: bool = True
+    ) -> tuple[Tensor, TokenizerOutput | None, PerceiverOutput]:
+        tokens = self.tokenizer(frames.flatten(0, 1)) if learns else None
+        indices = self.tokenizer.encode(frames.flatten(0, 1)) if tokens is None else tokens.indices
         # The Perceiver reads the codes; it does not bend them: codes that are easy to predict would say little.
-        codes = tokens.codes.detach().flatten(1, 2).unflatten(0, (batch, time))
-        return tokens, self.perceiver(codes, is_first, None if belief is None else belief.perceiver)
+        codes = self.tokenizer.codes(indices) if tokens is None else tokens.codes.detach()
+        return indices, tokens, self.perceiver(codes.flatten(1, 2).unflatten(0, is_first.shape), is_first, cache)
+
+    def _attend(
+        self, slots: Slots, memory: Tensor, is_first: Tensor, hidden_before: Tensor, latents: Tensor, *, learns: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the slots see, what the schema expected, and both fused: (B, T, G, G) each."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            seen = slots.attention.unflatten(0, is_first.shape)
+            before = _shift(seen, memory, None)
+            before = torch.where(is_first[..., None, None], self.schema.uniform(1), before)
+            expected = self.schema(before.flatten(0, 1), hidden_before.flatten(0, 1), latents.flatten(0, 1))
+            attention = self.schema.fuse(seen.flatten(0, 1), expected)
+            return seen, *(maps.unflatten(0, is_first.shape) for maps in (expected, attention))
 
     def _heeded(self, context: Tensor) -> Tensor:
         """The context as belief and dynamics are given it: zeros where the Perceiver is not to be heard."""
@@ -428,31 +508,34 @@ class WorldModel(nn.Module):
         latents, contexts, hiddens, maps = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
         return Imagined(MixturePrior.stack(priors, 1), latents, contexts, hiddens, maps, last)
 
-    def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"]) -> Imagined:
+    def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"], *, maps: int | None = None) -> Imagined:
         """The best guess at what follows a belief: dynamics goes on with closed eyes, by the actions alone.
 
         A guess tells nothing that the belief did not know, so nothing is fed back, and no error of a guess is ever
         taken for an observation. All steps run at once, but for the maps of attention, each moved from the last.
+
+        Args:
+            maps: how many clips, the first ones, get maps of attention; None is all.
         """
         hidden, state = self.core.onward(actions, belief.recurrent)
         before = torch.cat([belief.hidden[:, None].to(hidden.dtype), hidden[:, :-1]], dim=1)
         prior = self.prior(before)
         latents = prior.mean()
         context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
-        maps = [belief.attention_memory]
+        attended = [belief.attention_memory[:maps]]
         for k in range(actions.shape[1]):
-            maps.append(self.schema(maps[-1], before[:, k], latents[:, k]))
+            attended.append(self.schema(attended[-1], before[:maps, k], latents[:maps, k]))
         last = replace(
             belief,
             recurrent=state,
             hidden=hidden[:, -1],
             context=context[:, -1],
-            attention_map=maps[-1],
-            attention_memory=maps[-1],
+            attention_map=attended[-1],
+            attention_memory=attended[-1],
             latents=latents[:, -1],
             perceiver=None,
         )
-        return Imagined(prior, latents, context, hidden, torch.stack(maps[1:], dim=1), last)
+        return Imagined(prior, latents, context, hidden, torch.stack(attended[1:], dim=1), last)
 
     def decode(
         self, latents: Float[Tensor, "batch time latent"], attention: Float[Tensor, "batch time grid grid"]
@@ -504,10 +587,10 @@ class WorldModel(nn.Module):
         """The adversary's own loss on real and made clips (B, T, 3, H, W), for critic steps beyond the first."""
         return losses.discriminator_loss(self.discriminator, to_unit_frames(observations), fake.detach())[0]
 
-    def _output(self, watched: Watched, mean: Tensor) -> SequenceOutput:
-        batch, time = mean.shape[:2]
+    def _output(self, watched: Watched) -> SequenceOutput:
+        batch, time = watched.hidden.shape[:2]
         return SequenceOutput(
-            context=watched.perceived.context,
+            context=watched.perceived_context,
             latents=watched.latents,
             latent_mean=watched.latent_mean,
             latent_log_var=watched.latent_log_var,
@@ -517,11 +600,17 @@ class WorldModel(nn.Module):
             attention_prior=watched.expected,
             attention_seen=watched.seen,
             slot_maps=watched.slots.maps.unflatten(0, (batch, time)),
-            tokens=watched.tokens.indices.unflatten(0, (batch, time)),
-            next_token_logits=watched.perceived.next_token_logits,
-            reconstruction_mean=mean,
+            tokens=torch.cat([look.indices for look in watched.looks]).unflatten(0, (batch, time)),
+            perceived=tuple(look.perceived for look in watched.looks),
             belief=watched.belief,
         )
+
+
+def _portions(batch: int, studied: int | None) -> tuple[list[slice], list[bool]]:
+    """The rows of a batch that are studied and the rest of them, if any; and which of the two are studied."""
+    if studied is None or studied >= batch:
+        return [slice(0, batch)], [True]
+    return [slice(0, studied), slice(studied, batch)], [True, False]
 
 
 def _head(inputs: int, width: int, outputs: int) -> nn.Sequential:

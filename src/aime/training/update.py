@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from aime.config import TrainConfig
 from aime.learning.balancers import GradientBalancer
-from aime.losses import judged_clips
+from aime.losses import studied_clips
+from aime.outputs import SequenceOutput
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard
@@ -102,7 +103,7 @@ class Updater:
             self._apply("model", bad)
             if against is not None:
                 self._apply("discriminator", bad)
-                self._critic_again(batch["observations"], output.reconstruction_mean.detach(), bad)
+                self._critic_again(batch["observations"], output, bad)
             # An idle component of the mixture moves where it is needed, which gradients alone do not make it do.
             if self.balancer.step % RELOCATE_EVERY == 0:
                 self.model.prior.relocate(output.latents.detach(), output.prior.detach())
@@ -110,10 +111,14 @@ class Updater:
         broadcast_from_first(self.model.buffers(), self._world)
         return Outcome(scalars, finite, bad, balance)
 
-    def _critic_again(self, real: Tensor, fake: Tensor, bad: Tensor) -> None:
+    def _critic_again(self, real: Tensor, output: SequenceOutput, bad: Tensor) -> None:
         """The critic's further steps on the same clips (n_critic of them in all)."""
-        judged = judged_clips(len(real), self.config.loss)
-        real, fake = real[:judged], fake[:judged]
+        if self.config.optimizer.n_critic == 1:
+            return
+        judged = studied_clips(len(real), self.config.loss)
+        with torch.no_grad(), autocast(self.model.device, self._precision):
+            fake = output.reconstruction_mean[:judged]
+        real = real[:judged]
         for _ in range(self.config.optimizer.n_critic - 1):
             if self._knows(bad):
                 return

@@ -181,7 +181,7 @@ class LossConfig:
     """Factor on the gradient that the latent KL gives the posterior; a high one leaves only what can be foreseen."""
     study_share: float = 0.25
     """Share of a batch's clips that all four objectives learn from; the others teach belief and dynamics alone."""
-    decode_every: int = 2
+    decode_every: int = 4
     """Of how many frames one is decoded in training: neighbours are much alike."""
     adversary: bool = True
     """Train the decoder against the discriminator, too."""

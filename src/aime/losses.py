@@ -107,29 +107,40 @@ def loss_settings(loss: LossConfig | None, weights: Mapping[str, float]) -> Loss
     return replace(settings, **weights) if weights else settings
 
 
-def draw_starts(time: int, settings: LossConfig) -> list[int]:
-    """Frames after which training dreams, in order; one draw serves the whole batch, so that the core stays fused."""
-    steps = rollout_length(time, settings)
-    if steps == 0:
-        return []
-    count = min(settings.rollout_starts, time - steps)
-    return torch.randperm(time - steps)[:count].sort().values.tolist()
-
-
 def rollout_length(time: int, settings: LossConfig) -> int:
     """Open-loop steps in a clip: a quarter of it, and at least one frame, is left to be watched first."""
     return min(settings.rollout_steps, time - max(1, time // 4))
 
 
-def studied_clips(batch: int, settings: LossConfig) -> int:
-    """How many clips of a batch, the first ones, all objectives learn from, and not the ELBO alone."""
-    return max(1, round(settings.study_share * batch))
+@dataclass(frozen=True)
+class Lesson:
+    """What of a batch is learned from in one step: neighbouring frames are much alike, and most of them need only be
+    watched. The same for all clips, so that everything stays rectangular."""
 
+    studied: int
+    """Clips, the first ones, that all four objectives learn from whole; the others teach belief and dynamics alone."""
+    decoded: Int64[Tensor, " decoded"]
+    """Frames of each clip that are decoded; of the clips that are not studied the encoder learns from these alone."""
+    starts: list[int]
+    """Frames after which training dreams, in order."""
 
-def decoded_frames(time: int, settings: LossConfig, *, training: bool) -> Int64[Tensor, " decoded"]:
-    """Frames of a clip that are decoded: every n-th from a random one on in training, all where nothing is learned."""
-    stride = min(settings.decode_every, time) if training else 1
-    return torch.arange(int(torch.randint(stride, ())), time, stride)
+    @classmethod
+    def draw(cls, batch: int, time: int, settings: LossConfig, device: torch.device) -> Lesson:
+        """A lesson at random."""
+        stride = min(settings.decode_every, time)
+        steps = rollout_length(time, settings)
+        count = min(settings.rollout_starts, time - steps) if steps else 0
+        return cls(
+            studied=max(1, round(settings.study_share * batch)),
+            decoded=torch.arange(int(torch.randint(stride, ())), time, stride).to(device),
+            starts=torch.randperm(time - steps)[:count].sort().values.tolist(),
+        )
+
+    @classmethod
+    def whole(cls, batch: int, time: int, settings: LossConfig, device: torch.device) -> Lesson:
+        """All clips and frames: where nothing is learned, and all is to be measured."""
+        starts = cls.draw(batch, time, settings, device).starts
+        return cls(studied=batch, decoded=torch.arange(time, device=device), starts=starts)
 
 
 @dataclass(frozen=True)
@@ -153,17 +164,16 @@ def objectives(
     frames: Float[Tensor, "batch time 3 height width"],
     actions: Float[Tensor, "batch time action"],
     watched: Watched,
-    starts: Sequence[int],
+    lesson: Lesson,
     settings: LossConfig,
 ) -> Scalars:
     """The four objectives and the discriminator's loss (with gradients), their parts and health (without)."""
     parts: Scalars = {}
-    studied = watched.studied.clips
-    at = decoded_frames(frames.shape[1], settings, training=model.training).to(frames.device)
+    studied, at = lesson.studied, lesson.decoded
     # The likelihood takes its precision from the same maps that the frames were decoded under.
     shown = veil(watched.expected[:, at])
     decoded = Decoded.of(model, watched.latents[:, at], shown.maps, studied)
-    open_loop, dreams = dreamed(model, frames, actions, watched, starts, at, settings, parts)
+    open_loop, dreams = dreamed(model, frames, actions, watched, lesson, settings, parts)
     total = {
         "total_vae_loss": elbo(model, frames[:, at], watched, shown, decoded.whole, settings, parts) + open_loop,
         "perceiver_loss": perception(model, frames[:studied], watched.studied, settings, parts),
@@ -231,12 +241,11 @@ def dreamed(
     frames: Tensor,
     actions: Tensor,
     watched: Watched,
-    starts: Sequence[int],
-    at: Int64[Tensor, " decoded"],
+    lesson: Lesson,
     settings: LossConfig,
     parts: Scalars,
 ) -> tuple[Tensor, list[DreamedFrames]]:
-    """The loss of the open-loop steps, and the dreamed frames for the adversary to judge, out of those `at`.
+    """The loss of the open-loop steps, and dreamed frames for the adversary to judge in place of the decoded ones.
 
     After each start frame every clip is foreseen as a best guess, and the first half also dreamed on samples, for fewer
     steps, since those run one by one. Every prior on the way must expect what the posterior saw (rollout_kl). Pixels of
@@ -244,12 +253,12 @@ def dreamed(
     decoder to heed its latent less.
     """
     steps = rollout_length(frames.shape[1], settings)
-    if not starts:
+    if not lesson.starts:
         return frames.new_zeros(()), []
-    sampled, judged = (len(frames) + 1) // 2, watched.studied.clips
+    sampled, judged, at = (len(frames) + 1) // 2, lesson.studied, lesson.decoded
 
     kls, sampled_kls, dreams = [], [], []
-    for start, belief in zip(starts, watched.paused, strict=True):
+    for start, belief in zip(lesson.starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
         guess = model.foresee(belief, ahead, maps=judged)
         kls.append(_expected(watched, guess, start))

@@ -31,6 +31,7 @@ from aime.perception import (
     CausalPerceiver,
     FrameDecoder,
     FrameEncoder,
+    FrameFeatures,
     PerceiverCache,
     PerceiverOutput,
     TokenizerOutput,
@@ -305,15 +306,15 @@ class WorldModel(nn.Module):
         check_clip(self.config, observations, actions, is_first, ranges=not observations.is_cuda)
         settings = losses.loss_settings(loss, weights)
         frames = to_unit_frames(observations)
-        starts = losses.draw_starts(frames.shape[1], settings)
-        studied = losses.studied_clips(len(frames), settings) if self.training else None
-        watched = self.watch(frames, actions, is_first, pauses=starts, studied=studied)
-        return losses.objectives(self, frames, actions, watched, starts, settings), self._output(watched)
+        draw = losses.Lesson.draw if self.training else losses.Lesson.whole
+        lesson = draw(len(frames), frames.shape[1], settings, frames.device)
+        watched = self.watch(frames, actions, is_first, lesson=lesson)
+        return losses.objectives(self, frames, actions, watched, lesson, settings), self._output(watched)
 
     def extract_context(self, videos: Tensor) -> Float[Tensor, "batch time context"]:
         """What the Perceiver understands of a video up to each frame: c[t], from frames ≤ t."""
         check_clip(self.config, videos, None, None)
-        first = self._episode_starts(None, *videos.shape[:2], fresh=True)
+        first = self._episode_starts(None, len(videos), videos.shape[1], fresh=True)
         return self._perceive(to_unit_frames(videos), first, None)[2].context
 
     # ------------------------------------------------------------------ watching
@@ -326,18 +327,17 @@ class WorldModel(nn.Module):
         belief: Belief | None = None,
         *,
         sample: bool | None = None,
-        pauses: Sequence[int] = (),
-        studied: int | None = None,
+        lesson: losses.Lesson | None = None,
     ) -> Watched:
         """Infer everything about a clip but its reconstruction, all frames at once.
 
         Args:
-            studied: how many clips, the first ones, all pillars learn from; the others teach encoder, posterior, prior,
-                dynamics and decoder alone, which costs half. None is all.
+            lesson: what is learned from, where that is not everything; the rest is watched at a fraction of the price.
         """
         batch, time = frames.shape[:2]
+        studied, pauses = (None, []) if lesson is None else (lesson.studied, lesson.starts)
         first = self._episode_starts(is_first, batch, time, fresh=belief is None)
-        features = self.encoder(frames.flatten(0, 1))
+        features = self._features(frames, lesson)
         looks = self._looks(frames, features.grid, first, None if belief is None else belief.perceiver, studied)
         slots = reduce(Slots.followed_by, (look.slots for look in looks))
         perceived_context = torch.cat([look.perceived.context for look in looks])
@@ -412,6 +412,22 @@ class WorldModel(nn.Module):
         if fresh:
             first = torch.cat([torch.ones_like(first[:, :1]), first[:, 1:]], dim=1)
         return first
+
+    def _features(self, frames: Tensor, lesson: losses.Lesson | None) -> FrameFeatures:
+        """What the encoder makes of all frames, with a graph for those that teach it."""
+        flat = frames.flatten(0, 1)
+        if lesson is None or not torch.is_grad_enabled():
+            return self.encoder(flat)
+        teaches = torch.zeros(frames.shape[:2], dtype=torch.bool, device=flat.device)
+        teaches[: lesson.studied] = True
+        teaches[:, lesson.decoded] = True
+        order = (~teaches.flatten()).sort(stable=True).indices
+        learned, watched = order.split([int(teaches.sum()), int((~teaches).sum())])
+        features = self.encoder(flat[learned])
+        if len(watched):
+            with torch.no_grad():
+                features = features.followed_by(self.encoder(flat[watched]))
+        return features[order.argsort()]
 
     def _looks(
         self, frames: Tensor, grid: Tensor, is_first: Tensor, cache: PerceiverCache | None, studied: int | None

@@ -61,7 +61,8 @@ class FrameDecoder(nn.Module):
     """A latent state and an attention map to the mean of a frame.
 
     The latent is laid out on a grid of image_size / 16 and doubled four times. At each scale attention modulates the
-    features.
+    features. What comes out is added to a learned image, the background: mid-grey in a fresh model, and best started
+    from the mean of the frames to learn, so that the latent has to tell from the first step on what moves before it.
 
     Raises `ConfigError` for an `image_size` that is not a multiple of 16.
     """
@@ -88,12 +89,13 @@ class FrameDecoder(nn.Module):
         )
         nn.init.normal_(self.up[-1].weight, std=1e-3)  # type: ignore[arg-type]
         nn.init.zeros_(self.up[-1].bias)  # type: ignore[arg-type]
+        self.background = nn.Parameter(torch.full((3, image_size, image_size), 0.5))
         self.act = nn.SiLU()
 
     def forward(
         self, latents: Float[Tensor, "n latent"], attention_map: Float[Tensor, "n grid grid"]
     ) -> Float[Tensor, "n 3 h w"]:
-        """The mean of the frames, float32, unbounded (clamp it to [0, 1] to look at); mid-grey in a fresh model.
+        """The mean of the frames, float32, unbounded (clamp it to [0, 1] to look at); a fresh model gives the background.
 
         `attention_map` sums to one over space.
         """
@@ -102,4 +104,4 @@ class FrameDecoder(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         for norm, precision, up in zip(self.norms, self.precisions, self.up, strict=True):
             x = up(self.act(precision(norm(x), relative)))
-        return 0.5 + x.float()
+        return self.background + x.float()

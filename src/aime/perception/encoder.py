@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from aime.perception.blocks import PositionBias, ResidualBlock, group_norm, require_multiple_of_16
@@ -21,6 +21,20 @@ class FrameFeatures:
     """Where the keypoints are: all rows, then all columns, in [-1, 1], float32."""
     embedding: Float[Tensor, "n embed"]
     """All of the frame in one vector, float32."""
+
+    def followed_by(self, others: FrameFeatures) -> FrameFeatures:
+        """The features of these frames and then of others."""
+        pairs = ((self.grid, others.grid), (self.places, others.places), (self.embedding, others.embedding))
+        return FrameFeatures(*(torch.cat(pair) for pair in pairs))
+
+    def __getitem__(self, rows: Int64[Tensor, " m"]) -> FrameFeatures:
+        """The features of some of the frames."""
+        return FrameFeatures(self.grid[rows], self.places[rows], self.embedding[rows])
+
+
+SHARPNESS = 4.0
+"""Spread of a fresh keypoint's map, in nats: it lies on some few of the places, and so moves when they do. Flat maps
+all have their centre in the middle of the frame, whatever it shows, and wake late or never."""
 
 
 class Keypoints(nn.Module):
@@ -38,15 +52,19 @@ class Keypoints(nn.Module):
             nn.SiLU(),
             nn.Conv2d(2 * channels, keypoints, kernel_size=1),
         )
-        self.register_buffer("axis", (torch.arange(grid) + 0.5) * 2 / grid - 1, persistent=False)
-        self.axis: Tensor
+        self.sharpness = nn.Parameter(torch.full((keypoints,), SHARPNESS))
+        axis = (torch.arange(grid) + 0.5) * 2 / grid - 1
+        places = torch.stack(torch.meshgrid(axis, axis, indexing="ij")).flatten(1)
+        self.register_buffer("coordinates", places, persistent=False)
+        self.coordinates: Tensor
 
     def forward(self, features: Float[Tensor, "n channels grid grid"]) -> Float[Tensor, "n coordinates"]:
         """The centre of each keypoint's map: all rows, then all columns, in [-1, 1]."""
-        maps = self.maps(features).float()
-        share = maps.flatten(2).softmax(dim=-1).view_as(maps)
-        rows, columns = share.sum(dim=3), share.sum(dim=2)
-        return torch.cat([(rows * self.axis).sum(dim=-1), (columns * self.axis).sum(dim=-1)], dim=-1)
+        maps = self.maps(features).permute(0, 2, 3, 1).flatten(1, 2).float()  # (n, grid², keypoints), as they lie
+        with torch.autocast(features.device.type, enabled=False):
+            variance, mean = torch.var_mean(maps, dim=1, keepdim=True, correction=0)
+            scaled = (maps - mean) * (self.sharpness * torch.rsqrt(variance + 1e-5))
+            return (self.coordinates @ scaled.softmax(dim=1)).flatten(1)
 
 
 class FrameEncoder(nn.Module):

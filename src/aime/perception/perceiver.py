@@ -69,12 +69,12 @@ class PerceiverOutput:
     """c[t], from frames ≤ t; float32."""
     cache: PerceiverCache
     """The memory with which the next frames can be read."""
-    read_next: Callable[[], Tensor]
+    read_out: Callable[[], Tensor]
 
     @cached_property
     def next_token_logits(self) -> Float[Tensor, "b t tokens codebook"]:
         """Logits of the tokens of frame t + 1, from frames ≤ t; float32. Read out when first asked for."""
-        return self.read_next()
+        return self.read_out()
 
 
 class CausalPerceiver(nn.Module):
@@ -161,7 +161,7 @@ class CausalPerceiver(nn.Module):
         final = x.flatten(0, 1)
         context = self.to_context(self.read_context(self.context_query, final)[:, 0])
 
-        def read_next() -> Tensor:
+        def read_out() -> Tensor:
             # Each query knows what stands at its place now, so that the latents are asked for what changes.
             queries = self.next_position() + self.from_present(tokens)
             return self.to_logits(self.read_next(queries, final)).float().unflatten(0, (b, t))
@@ -171,7 +171,7 @@ class CausalPerceiver(nn.Module):
         return PerceiverOutput(
             context=context.float().unflatten(0, (b, t)),
             cache=PerceiverCache(torch.stack(remembered, dim=1), still_visible),
-            read_next=read_next,
+            read_out=read_out,
         )
 
     def _chunks(self, episodes: Int64[Tensor, "b total"], t: int, history: int) -> TimeChunks:

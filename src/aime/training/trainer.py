@@ -20,6 +20,7 @@ from torch import Tensor
 from aime.config import UNLIMITED_STEPS, TrainConfig
 from aime.data.dataset import BatchStream, WindowDataset
 from aime.errors import ConfigError
+from aime.evaluation.clips import mean_training_frame
 from aime.pictures import plot_metrics, write_run_pictures
 from aime.training.build import build_model, build_updater
 from aime.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -38,6 +39,7 @@ from aime.training.runs import RunFolder
 from aime.training.schedule import beta_at, lr_factor
 from aime.training.stop import StopWish, stop_on_signal
 from aime.training.update import Outcome
+from aime.world_model import WorldModel
 
 log = logging.getLogger("aime")
 
@@ -104,6 +106,8 @@ class Trainer:
                     f"world_model {self.config.world_model}"
                 )
             learned.restore_model(self.model)
+        elif isinstance(self.model, WorldModel):
+            self.model.decoder.background.data.copy_(mean_training_frame(self.store))
         broadcast_from_first(self.model.state_dict().values(), self.world)
         if self.world.rank > 0:
             seed_everything(self.config.seed + 7919 * self.world.rank + 104729 * self.step)

@@ -171,6 +171,8 @@ class LossConfig:
     """Frames of each of those dreams that the adversary may see; all count by their latents."""
     rollout_starts: int = 1
     """Start frames sampled per clip for those dreams."""
+    lambda_guess: float = 1.0
+    """Weight of the best guess's squared error beside the KL, while watching and in dreams."""
     lambda_context: float = 1.0
     """Weight of the head that predicts the next context for dreams."""
     free_nats: float = 0.0

@@ -50,23 +50,17 @@ class ObservationNoise(nn.Module):
     steps: once the background is explained the variance has shrunk, and a small moving body is worth many nats.
     """
 
-    HORIZONS = 16
-    """Dreamed steps with a variance of their own; later ones share the last."""
-
     def __init__(self, initial_sigma: float = 0.2, floor: float = 0.01, decay: float = 0.95) -> None:
         super().__init__()
         self.floor, self.decay = floor**2, decay
         # Frames under even maps and under those of attention, whose weighted errors are several times as large.
         self.register_buffer("frame", torch.full((2,), initial_sigma**2))
         self.register_buffer("token", torch.full((1,), initial_sigma**2))
-        self.register_buffer("dream", torch.full((2 * self.HORIZONS,), initial_sigma**2))
         self.frame: Tensor
         self.token: Tensor
-        self.dream: Tensor
 
     def log_sigma(self, name: str) -> Tensor:
-        """log σ of the observation model `name`: frame (under even maps; under attention), token, or dream (one per
-        horizon under even maps, then one per horizon under attention)."""
+        """log σ of the observation model `name`: frame (under even maps; under attention) or token."""
         return 0.5 * getattr(self, name).log()
 
     def follow(self, name: str, kinds: Int64[Tensor, " n"], errors: Float[Tensor, " n"]) -> None:
@@ -196,8 +190,9 @@ def elbo(
 ) -> Tensor:
     """Minus the evidence lower bound of the watched frames, in nats per frame; `frames` are those that were decoded."""
     prior = watched.prior
-    parts["recon_nll"] = _frame_nll(model, "frame", frames, mean, shown).mean()
+    parts["recon_nll"] = _frame_nll(model, frames, mean, shown).mean()
     parts["kl_latent"] = latent_kl(watched.latent_mean, watched.latent_log_var, watched.latents, prior, settings).mean()
+    parts["guess_loss"] = guess_loss(model, watched.latent_mean, prior).mean()
     parts["kl_sticks"] = prior.kl_sticks().mean()
     parts["kl_alpha"] = prior.kl_alpha().mean()
     parts["mixture_entropy"] = prior.entropy().mean()
@@ -207,6 +202,7 @@ def elbo(
     return (
         settings.lambda_recon * parts["recon_nll"]
         + settings.beta * (parts["kl_latent"] + parts["kl_sticks"] + parts["kl_alpha"])
+        + settings.beta * settings.kl_dynamics * settings.lambda_guess * parts["guess_loss"]
         - settings.entropy_weight * parts["mixture_entropy"]
         + settings.lambda_context * parts["context_loss"]
     )
@@ -225,6 +221,16 @@ def latent_kl(
     kl = settings.kl_dynamics * to_prior + settings.kl_representation * to_posterior
     kl = kl - kl.detach() + to_prior.detach()  # the value stays that of the KL
     return kl.clamp_min(settings.free_nats) if settings.free_nats else kl
+
+
+def guess_loss(model: WorldModel, mean: Tensor, prior: MixturePrior) -> Float[Tensor, "*batch"]:
+    """Squared error of the best guess at what was seen, in units of the latents' own variance; it moves the prior.
+
+    A mixture can explain latents by standing still where they tend to be, and choosing among its components. That is a
+    minimum of the KL that gradients leave slowly. Here the means are asked to move: the weights are taken as given.
+    """
+    guess = (prior.weights.detach()[..., None] * prior.means).sum(dim=-2)
+    return 0.5 * (model.prior.standardised(mean.detach()) - model.prior.standardised(guess)).square().sum(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -257,11 +263,12 @@ def dreamed(
         return frames.new_zeros(()), []
     sampled, judged, at = (len(frames) + 1) // 2, lesson.studied, lesson.decoded
 
-    kls, sampled_kls, dreams = [], [], []
+    kls, guesses, sampled_kls, dreams = [], [], [], []
     for start, belief in zip(lesson.starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
         guess = model.foresee(belief, ahead, maps=judged)
         kls.append(_expected(watched, guess, start))
+        guesses.append(guess_loss(model, watched.latent_mean[:, start + 1 : start + 1 + steps], guess.prior).mean())
         draws = model.dream(belief[:sampled], ahead[:sampled, : settings.sampled_steps], MixturePrior.rsample)
         sampled_kls.append(_expected(watched, draws, start))
         there = at[(at > start) & (at <= start + steps)]
@@ -270,11 +277,12 @@ def dreamed(
         if len(there):
             shown = veil(guess.attention[:judged, horizons])
             dreams.append(DreamedFrames(there, model.decode(guess.latents[:judged, horizons], shown.maps)))
-    parts |= {"rollout_kl": torch.stack(kls).mean(), "sampled_kl": torch.stack(sampled_kls).mean()}
+    losses = {"rollout_kl": kls, "rollout_guess": guesses, "sampled_kl": sampled_kls}
+    parts |= {name: torch.stack(values).mean() for name, values in losses.items()}
     if dreams:
         parts["dream_psnr"] = torch.stack([_psnr(frames[:judged, d.at], d.frames) for d in dreams]).mean()
-    kl = settings.beta * settings.kl_dynamics * (parts["rollout_kl"] + parts["sampled_kl"])
-    return settings.lambda_rollout * kl, dreams
+    expected = parts["rollout_kl"] + parts["sampled_kl"] + settings.lambda_guess * parts["rollout_guess"]
+    return settings.lambda_rollout * settings.beta * settings.kl_dynamics * expected, dreams
 
 
 def _expected(watched: Watched, dream: Imagined, start: int) -> Tensor:
@@ -348,23 +356,18 @@ def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, pa
     parts["sigma"] = model.noise.log_sigma("frame")[0].exp()
 
 
-def _frame_nll(
-    model: WorldModel, name: str, frames: Tensor, mean: Tensor, shown: Shown, horizons: Tensor | None = None
-) -> Tensor:
-    """−log p(o | z, A) of each frame (B, T), under attention's precision; dreamed frames (T) steps after the last seen.
+def _frame_nll(model: WorldModel, frames: Tensor, mean: Tensor, shown: Shown) -> Tensor:
+    """−log p(o | z, A) of each frame (B, T), under attention's precision.
 
     The map is taken as given: it says which errors matter. If the likelihood could move it, attention would flee from
     whatever is hard to predict, since the precision that maximises a likelihood is the inverse of the error.
     """
     precision = precision_map(shown.maps.detach().flatten(0, 1), model.config.input_dim, model.config.attention_floor)
     error = weighted_error(frames.flatten(0, 1), mean.flatten(0, 1), precision)
-    kinds = shown.attended.long()
-    if horizons is not None:
-        kinds = kinds * model.noise.HORIZONS + horizons.clamp_max(model.noise.HORIZONS - 1)
-    kinds = kinds.flatten()
-    log_sigma = model.noise.log_sigma(name)[kinds]
+    kinds = shown.attended.long().flatten()
+    log_sigma = model.noise.log_sigma("frame")[kinds]
     if model.training:
-        model.noise.follow(name, kinds, error / frames[0, 0].numel())
+        model.noise.follow("frame", kinds, error / frames[0, 0].numel())
     return gaussian_nll_of(error, log_sigma, precision, frames.shape[2]).unflatten(0, frames.shape[:2])
 
 

@@ -481,7 +481,9 @@ class WorldModel(nn.Module):
         for stop in stops:
             piece = slice(start, stop + 1)
             first = None if is_first is None else is_first[:, piece]
-            output, state = self.core(latents[:, piece], context[:, piece], actions[:, piece], state, first)
+            output, state = self.core(
+                self.prior.standardised(latents[:, piece]), context[:, piece], actions[:, piece], state, first
+            )
             outputs.append(output)
             states.append(state)
             start = stop + 1
@@ -507,7 +509,7 @@ class WorldModel(nn.Module):
             # Detached: the head foretells the context. Open to the dream's losses it served as one more latent, far
             # from any context that was ever watched.
             context = self._heeded(self.context_head(torch.cat([hidden, z], dim=-1)).detach())
-            output, state = self.core(z[:, None], context[:, None], action[:, None], state)
+            output, state = self.core(self.prior.standardised(z[:, None]), context[:, None], action[:, None], state)
             hidden = output[:, 0]
             priors.append(prior)
             taken.append((z, context, hidden, memory))

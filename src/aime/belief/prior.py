@@ -51,6 +51,10 @@ class DPGMMPrior(nn.Module):
     """
 
     usage: Tensor
+    offset: Tensor
+    """Running mean of the latents …"""
+    scale: Tensor
+    """… and their running standard deviation: the units in which the network speaks."""
     # The divergence needs no parameters of the prior; it is found here as well, where one looks for it.
     compute_kl_divergence_mc = staticmethod(compute_kl_divergence_mc)
 
@@ -75,6 +79,8 @@ class DPGMMPrior(nn.Module):
         # Log a and log b of each stick, then log shape and log rate of q(α): read out as they are, under no norm.
         self.sticks = nn.Linear(hidden_dim, 2 * (max_components - 1) + 2)
         self.register_buffer("usage", torch.full((max_components,), 1 / max_components))
+        self.register_buffer("offset", torch.zeros(latent_dim))
+        self.register_buffer("scale", torch.ones(latent_dim))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -122,7 +128,25 @@ class DPGMMPrior(nn.Module):
             else:
                 log_weights = log_stick_weights(kumaraswamy_mean(a, b))
             log_weights = coalesce(log_weights, handover(means, log_vars))
-        return MixturePrior(log_weights, means, log_vars, a, b, alpha_shape, alpha_rate, ALPHA_PRIOR)
+            mixture = MixturePrior(log_weights, means, log_vars, a, b, alpha_shape, alpha_rate, ALPHA_PRIOR)
+            return mixture.moved(self.offset, self.scale)
+
+    def standardised(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
+        """Latents in units of their running standard deviation, from their running mean."""
+        return (latents - self.offset) / self.scale
+
+    @torch.no_grad()
+    def follow(self, latents: Float[Tensor, "*batch latent"], decay: float = 0.98) -> None:
+        """Move the units towards those of these latents.
+
+        What size a latent has is the encoder's choice, and changes while it learns. A prior that had to learn sizes by
+        gradient would lag behind, as clusters that cover where latents tend to be, whatever the condition.
+        """
+        variance, mean = torch.var_mean(latents.float().flatten(0, -2), dim=0, correction=0)
+        deviation = (variance + (mean - self.offset).square() * decay).sqrt().clamp_min(1e-3)
+        finite = torch.isfinite(mean).all() & torch.isfinite(deviation).all()
+        self.offset.lerp_(torch.where(finite, mean, self.offset), 1 - decay)
+        self.scale.lerp_(torch.where(finite, deviation, self.scale), 1 - decay)
 
     @torch.no_grad()
     def relocate(
@@ -134,4 +158,7 @@ class DPGMMPrior(nn.Module):
         that some clips judge what others propose) and their mixture: parameters change in place. `decay` is that of
         the running mean of the components' use, over calls. See `aime.belief.relocation`.
         """
-        return relocation.relocate(self.means, self.log_vars, self.usage, latents, mixture, decay)
+        inner = mixture.moved(-self.offset / self.scale, 1 / self.scale)
+        return relocation.relocate(
+            self.means, self.log_vars, self.usage, self.standardised(latents.to(inner.means.dtype)), inner, decay
+        )

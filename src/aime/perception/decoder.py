@@ -95,7 +95,7 @@ class FrameDecoder(nn.Module):
     def forward(
         self, latents: Float[Tensor, "n latent"], attention_map: Float[Tensor, "n grid grid"]
     ) -> Float[Tensor, "n 3 h w"]:
-        """The mean of the frames, float32, unbounded (clamp it to [0, 1] to look at); a fresh model gives the background.
+        """The mean of the frames, float32, unbounded (clamp it to [0, 1] to look at); at first the background.
 
         `attention_map` sums to one over space.
         """

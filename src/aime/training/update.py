@@ -26,6 +26,8 @@ OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial
 """The losses that are balanced against each other."""
 ADVERSARY = "discriminator_loss"
 """The loss that trains the discriminator alone."""
+SMALLEST = 1e-3
+"""Norm that a parameter is taken to have at least, when its gradient is clipped in proportion."""
 RELOCATE_EVERY = 10
 """Steps between two looks for a component of the mixture that is better off elsewhere."""
 
@@ -103,6 +105,7 @@ class Updater:
             if against is not None:
                 self._apply("discriminator", bad)
                 self._critic_again(batch["observations"], output, bad)
+            self.model.prior.follow(output.latents.detach())
             # An idle component of the mixture moves where it is needed, which gradients alone do not make it do.
             if self.balancer.step % RELOCATE_EVERY == 0:
                 self.model.prior.relocate(output.latents.detach(), output.prior.detach())
@@ -133,9 +136,14 @@ class Updater:
         average_gradients(self.model.discriminator_parameters(), self._world)
         return self._clip("discriminator")
 
+    @torch.no_grad()
     def _clip(self, name: str) -> Tensor:
-        parameters = [p for group in self.optimizers[name].param_groups for p in group["params"]]
-        return nn.utils.clip_grad_norm_(parameters, self.config.optimizer.grad_clip)
+        parameters = [p for group in self.optimizers[name].param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad.detach() for p in parameters]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        allowed = self.config.optimizer.grad_clip * torch.stack(torch._foreach_norm([p.detach() for p in parameters])).clamp_min(SMALLEST)
+        torch._foreach_mul_(gradients, list((allowed / norms.clamp_min(1e-12)).clamp_max(1.0)))
+        return torch.linalg.vector_norm(norms)
 
     def _apply(self, name: str, bad: Tensor) -> None:
         """Take an optimizer's step, unless it is `bad`: the fused kernels read that where it lies."""

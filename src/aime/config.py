@@ -171,7 +171,7 @@ class LossConfig:
     """Frames of each of those dreams that the adversary may see; all count by their latents."""
     rollout_starts: int = 1
     """Start frames sampled per clip for those dreams."""
-    lambda_guess: float = 1.0
+    lambda_guess: float = 4.0
     """Weight of the best guess's squared error beside the KL, while watching and in dreams."""
     lambda_context: float = 1.0
     """Weight of the head that predicts the next context for dreams."""
@@ -235,13 +235,17 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     grad_clip: float = 5.0
-    """Largest norm of one update's gradient."""
+    """Largest norm of a parameter's gradient, as a multiple of the parameter's own (for a peer: of all in one)."""
     lr_warmup_steps: int = 100
     """Steps over which the learning rate rises from zero."""
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     """What the learning rate does after its warm-up, down to a tenth at max_steps for cosine."""
     warmup_epochs: float = 25.0
     """Epochs over which beta rises from zero to its value."""
+    rehearsals: int = 4
+    """Further updates of dynamics and prior after each update of the model, on latents watched lately."""
+    rehearsal_clips: int = 16
+    """Clips in each of those."""
     n_critic: int = 1
     """Discriminator updates per update of the model."""
     discriminator_learning_rate: float = 0.0002
@@ -251,9 +255,10 @@ class OptimizerConfig:
         _require_choices(self)
         for name in ("learning_rate", "grad_clip", "discriminator_learning_rate"):
             _require(getattr(self, name) > 0, f"{name} must be above zero, got {getattr(self, name)}")
-        for name in ("weight_decay", "lr_warmup_steps", "warmup_epochs"):
+        for name in ("weight_decay", "lr_warmup_steps", "warmup_epochs", "rehearsals"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        _require(self.n_critic >= 1, f"n_critic must be at least 1, got {self.n_critic}")
+        for name in ("n_critic", "rehearsal_clips"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -363,9 +368,9 @@ class TrainConfig:
 
     def _require_nothing_of_aimes_alone(self) -> None:
         """A peer has one objective and no adversary: settings of AIME's would be ignored, and that in silence."""
-        adversary = ("n_critic", "discriminator_learning_rate")
+        own = ("n_critic", "discriminator_learning_rate", "rehearsals", "rehearsal_clips")
         for group, fresh in ((self.loss, LossConfig()), (self.balancer, BalancerConfig()), (self.optimizer, None)):
-            names = adversary if fresh is None else [f.name for f in dataclasses.fields(fresh)]
+            names = own if fresh is None else [f.name for f in dataclasses.fields(fresh)]
             for name in names:
                 default = getattr(fresh or OptimizerConfig(), name)
                 _require(

@@ -293,6 +293,40 @@ def _expected(watched: Watched, dream: Imagined, start: int) -> Tensor:
     return compute_kl_divergence_mc(mean, log_var, watched.latents[there].detach(), dream.prior).mean()
 
 
+@dataclass(frozen=True)
+class Recollection:
+    """Clips as they were watched, without their frames; no gradient reaches back to what watched them."""
+
+    mean: Float[Tensor, "clips time latent"]
+    log_var: Float[Tensor, "clips time latent"]
+    context: Float[Tensor, "clips time context"]
+    actions: Float[Tensor, "clips time action"]
+    is_first: Bool[Tensor, "clips time"]
+
+
+def rehearsal(model: WorldModel, seen: Recollection, settings: LossConfig) -> Tensor:
+    """What dynamics and prior can learn without looking: to expect what was seen, with open eyes and with closed ones.
+
+    These are the terms of `elbo` and `dreamed` that move prior and dynamics, on remembered latents.
+    """
+    time = seen.mean.shape[1]
+    steps = rollout_length(time, settings)
+    latents = seen.mean + torch.exp(0.5 * seen.log_var) * torch.randn_like(seen.mean)
+    start = int(torch.randint(time - steps, ())) if steps else time - 1
+    ahead = slice(start + 1, start + 1 + steps)
+    watching, foreseeing = model.expectations(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
+
+    def unexpected(there: slice, prior: MixturePrior) -> Tensor:
+        mean = seen.mean[:, there]
+        kl = compute_kl_divergence_mc(mean, seen.log_var[:, there], latents[:, there], prior).mean()
+        return kl + settings.lambda_guess * guess_loss(model, mean, prior).mean()
+
+    loss = unexpected(slice(None), watching)
+    if steps:
+        loss = loss + settings.lambda_rollout * unexpected(ahead, foreseeing)
+    return settings.beta * settings.kl_dynamics * loss
+
+
 def splice(mean: Tensor, at: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:
     """The reconstructed frames `at`, with dreamed ones in place: what the adversary is shown, in time's order."""
     for dream in dreams:

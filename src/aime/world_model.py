@@ -555,6 +555,28 @@ class WorldModel(nn.Module):
         )
         return Imagined(prior, latents, context, hidden, torch.stack(attended[1:], dim=1), last)
 
+    def expectations(
+        self,
+        latents: Float[Tensor, "batch time latent"],
+        context: Float[Tensor, "batch time context"],
+        actions: Float[Tensor, "batch time action"],
+        is_first: Bool[Tensor, "batch time"],
+        start: int,
+        steps: int,
+    ) -> tuple[MixturePrior, MixturePrior]:
+        """What was expected of clips that were watched: of each frame just before it was seen (B, T), and of the
+        `steps` frames after frame `start`, had the eyes been closed from there on (B, steps)."""
+        batch, time = latents.shape[:2]
+        stops = [start, time - 1] if start < time - 1 else [start]
+        hidden, states = self._carry(latents, self._heeded(context), actions, self.core.initial(batch), is_first, stops)
+        first = self._episode_starts(is_first, batch, time, fresh=True)
+        before = [_shift(hidden, None, first)]
+        if steps:
+            unseen = self.core.onward(actions[:, start + 1 : start + 1 + steps], states[0])[0]
+            before += [torch.cat([hidden[:, start : start + 1], unseen[:, :-1]], dim=1)]
+        prior = self.prior(torch.cat(before, dim=1))
+        return prior[:, :time], prior[:, time:]
+
     def decode(
         self, latents: Float[Tensor, "batch time latent"], attention: Float[Tensor, "batch time grid grid"]
     ) -> Float[Tensor, "batch time 3 height width"]:

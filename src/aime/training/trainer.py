@@ -211,6 +211,7 @@ class Trainer:
             self.config,
             optimizers=self.updater.optimizers,
             balancer=self.updater.balancer,
+            memory=self.updater.memory,
             state=state,
         )
         self.folder.prune(self.config.keep_checkpoints)
@@ -313,7 +314,7 @@ class Trainer:
         """Put everything where the checkpoint left it; its step, and the seconds it took until there."""
         state = checkpoint.state
         checkpoint.restore_model(self.model)
-        checkpoint.restore_training(self.model, self.updater.optimizers, self.updater.balancer)
+        checkpoint.restore_training(self.model, self.updater.optimizers, self.updater.balancer, self.updater.memory)
         self.stream.load_state_dict(state["data"])
         self.meter.load_state_dict(state["meter"])
         self.skipped.load_state_dict(state["skipped"])

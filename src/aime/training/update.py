@@ -14,12 +14,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from aime.config import TrainConfig
+from aime.config import TrainConfig, replace
 from aime.learning.balancers import GradientBalancer
+from aime.losses import Recollection, rehearsal
 from aime.outputs import SequenceOutput
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard
+from aime.training.memory import LatentMemory
 from aime.world_model import WorldModel
 
 OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss")
@@ -70,6 +72,7 @@ class Updater:
             ),
         }
         self._peaks = {"model": settings.learning_rate, "discriminator": settings.discriminator_learning_rate}
+        self.memory = LatentMemory()
         self._guard = BufferGuard(model)
 
     def step(self, batch: Mapping[str, Tensor], *, lr_factor: float, beta: float) -> Outcome:
@@ -106,12 +109,36 @@ class Updater:
                 self._apply("discriminator", bad)
                 self._critic_again(batch["observations"], output, bad)
             self.model.prior.follow(output.latents.detach())
+            self._remember_and_rehearse(batch, output, beta, bad)
             # An idle component of the mixture moves where it is needed, which gradients alone do not make it do.
             if self.balancer.step % RELOCATE_EVERY == 0:
                 self.model.prior.relocate(output.latents.detach(), output.prior.detach())
         self._guard.restore_if(bad)
         broadcast_from_first(self.model.buffers(), self._world)
         return Outcome(scalars, finite, bad, balance)
+
+    def _remember_and_rehearse(
+        self, batch: Mapping[str, Tensor], output: SequenceOutput, beta: float, bad: Tensor
+    ) -> None:
+        """Dynamics learns again from what was watched lately: a step without frames costs a tenth of one with them."""
+        settings, model = self.config.optimizer, self.model
+        seen = (output.latent_mean, output.latent_log_var, output.context, batch["actions"], batch["is_first"])
+        self.memory.add(Recollection(*(x.detach() for x in seen)), bad)
+        learners = [p for module in (model.core, model.prior) for p in module.parameters()]
+        for _ in range(settings.rehearsals):
+            if self._knows(bad):
+                return
+            for parameter in model.generator_parameters():
+                parameter.grad = None
+            with autocast(model.device, self._precision):
+                loss = rehearsal(
+                    model, self.memory.draw(settings.rehearsal_clips), replace(self.config.loss, beta=beta)
+                )
+            loss.backward(inputs=learners)  # type: ignore[no-untyped-call]
+            average_gradients(learners, self._world)
+            norm = self._clip("model")
+            bad = bad | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite()
+            self._apply("model", bad)
 
     def _critic_again(self, real: Tensor, output: SequenceOutput, bad: Tensor) -> None:
         """The critic's further steps on the same clips (n_critic of them in all)."""
@@ -141,7 +168,9 @@ class Updater:
         parameters = [p for group in self.optimizers[name].param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad.detach() for p in parameters]
         norms = torch.stack(torch._foreach_norm(gradients))
-        allowed = self.config.optimizer.grad_clip * torch.stack(torch._foreach_norm([p.detach() for p in parameters])).clamp_min(SMALLEST)
+        allowed = self.config.optimizer.grad_clip * torch.stack(
+            torch._foreach_norm([p.detach() for p in parameters])
+        ).clamp_min(SMALLEST)
         torch._foreach_mul_(gradients, list((allowed / norms.clamp_min(1e-12)).clamp_max(1.0)))
         return torch.linalg.vector_norm(norms)
 

@@ -37,7 +37,7 @@ from aime.config import LossConfig, replace
 from aime.learning import discriminator_loss, generator_loss
 
 if TYPE_CHECKING:
-    from aime.world_model import Imagined, Studied, Watched, WorldModel
+    from aime.world_model import Studied, Watched, WorldModel
 
 Scalars = dict[str, Tensor]
 
@@ -266,17 +266,19 @@ def dreamed(
     kls, guesses, sampled_kls, dreams = [], [], [], []
     for start, belief in zip(lesson.starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
-        guess = model.foresee(belief, ahead, maps=judged)
-        kls.append(_expected(watched, guess, start))
-        guesses.append(guess_loss(model, watched.latent_mean[:, start + 1 : start + 1 + steps], guess.prior).mean())
+        foreseen = model.prior(model.onward(belief.hidden, belief.recurrent, ahead)[0])
+        kls.append(_expected(watched, foreseen, start))
+        guesses.append(guess_loss(model, watched.latent_mean[:, start + 1 : start + 1 + steps], foreseen).mean())
         draws = model.dream(belief[:sampled], ahead[:sampled, : settings.sampled_steps], MixturePrior.rsample)
-        sampled_kls.append(_expected(watched, draws, start))
+        sampled_kls.append(_expected(watched, draws.prior, start))
         there = at[(at > start) & (at <= start + steps)]
         there = there[torch.randperm(len(there))[: settings.rollout_frames].sort().values]
         horizons = there - start - 1
         if len(there):
-            shown = veil(guess.attention[:judged, horizons])
-            dreams.append(DreamedFrames(there, model.decode(guess.latents[:judged, horizons], shown.maps)))
+            with torch.no_grad():  # realism teaches the decoder alone
+                guess = model.foresee(belief[:judged], ahead[:judged, : int(horizons[-1]) + 1])
+            shown = veil(guess.attention[:, horizons])
+            dreams.append(DreamedFrames(there, model.decode(guess.latents[:, horizons], shown.maps)))
     losses = {"rollout_kl": kls, "rollout_guess": guesses, "sampled_kl": sampled_kls}
     parts |= {name: torch.stack(values).mean() for name, values in losses.items()}
     if dreams:
@@ -285,12 +287,12 @@ def dreamed(
     return settings.lambda_rollout * settings.beta * settings.kl_dynamics * expected, dreams
 
 
-def _expected(watched: Watched, dream: Imagined, start: int) -> Tensor:
-    """Mean KL from what the posterior saw of the first clips after frame `start` to what a dream expected there."""
-    clips, steps = dream.latents.shape[:2]
+def _expected(watched: Watched, prior: MixturePrior, start: int) -> Tensor:
+    """Mean KL from what the posterior saw of the first clips after frame `start` to what was expected there."""
+    clips, steps = prior.batch_shape
     there = (slice(0, clips), slice(start + 1, start + 1 + steps))
     mean, log_var = watched.latent_mean[there].detach(), watched.latent_log_var[there].detach()
-    return compute_kl_divergence_mc(mean, log_var, watched.latents[there].detach(), dream.prior).mean()
+    return compute_kl_divergence_mc(mean, log_var, watched.latents[there].detach(), prior).mean()
 
 
 @dataclass(frozen=True)

@@ -426,7 +426,8 @@ class WorldModel(nn.Module):
         features = self.encoder(flat[learned])
         if len(watched):
             with torch.no_grad():
-                features = features.followed_by(self.encoder(flat[watched]))
+                others = self.encoder(flat[watched])
+            features = features.followed_by(others)
         return features[order.argsort()]
 
     def _looks(
@@ -526,34 +527,40 @@ class WorldModel(nn.Module):
         latents, contexts, hiddens, maps = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
         return Imagined(MixturePrior.stack(priors, 1), latents, contexts, hiddens, maps, last)
 
-    def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"], *, maps: int | None = None) -> Imagined:
+    def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"]) -> Imagined:
         """The best guess at what follows a belief: dynamics goes on with closed eyes, by the actions alone.
 
         A guess tells nothing that the belief did not know, so nothing is fed back, and no error of a guess is ever
         taken for an observation. All steps run at once, but for the maps of attention, each moved from the last.
-
-        Args:
-            maps: how many clips, the first ones, get maps of attention; None is all.
         """
-        hidden, state = self.core.onward(actions, belief.recurrent)
-        before = torch.cat([belief.hidden[:, None].to(hidden.dtype), hidden[:, :-1]], dim=1)
+        before, hidden, state = self.onward(belief.hidden, belief.recurrent, actions)
         prior = self.prior(before)
         latents = prior.mean()
         context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
-        attended = [belief.attention_memory[:maps]]
+        maps = [belief.attention_memory]
         for k in range(actions.shape[1]):
-            attended.append(self.schema(attended[-1], before[:maps, k], latents[:maps, k]))
+            maps.append(self.schema(maps[-1], before[:, k], latents[:, k]))
         last = replace(
             belief,
             recurrent=state,
             hidden=hidden[:, -1],
             context=context[:, -1],
-            attention_map=attended[-1],
-            attention_memory=attended[-1],
+            attention_map=maps[-1],
+            attention_memory=maps[-1],
             latents=latents[:, -1],
             perceiver=None,
         )
-        return Imagined(prior, latents, context, hidden, torch.stack(attended[1:], dim=1), last)
+        return Imagined(prior, latents, context, hidden, torch.stack(maps[1:], dim=1), last)
+
+    def onward(
+        self,
+        hidden: Float[Tensor, "batch hidden"],
+        state: RecurrentState,
+        actions: Float[Tensor, "batch k action"],
+    ) -> tuple[Float[Tensor, "batch k hidden"], Float[Tensor, "batch k hidden"], RecurrentState]:
+        """Dynamics with closed eyes: h before and after each of the next k frames, and the core's state at the end."""
+        after, state = self.core.onward(actions, state)
+        return torch.cat([hidden[:, None].to(after.dtype), after[:, :-1]], dim=1), after, state
 
     def expectations(
         self,
@@ -568,12 +575,11 @@ class WorldModel(nn.Module):
         `steps` frames after frame `start`, had the eyes been closed from there on (B, steps)."""
         batch, time = latents.shape[:2]
         stops = [start, time - 1] if start < time - 1 else [start]
-        hidden, states = self._carry(latents, self._heeded(context), actions, self.core.initial(batch), is_first, stops)
-        first = self._episode_starts(is_first, batch, time, fresh=True)
-        before = [_shift(hidden, None, first)]
+        heard = self._heeded(context)
+        hidden, states = self._carry(latents, heard, actions, self.core.initial(batch), is_first, stops)
+        before = [_shift(hidden, None, self._episode_starts(is_first, batch, time, fresh=True))]
         if steps:
-            unseen = self.core.onward(actions[:, start + 1 : start + 1 + steps], states[0])[0]
-            before += [torch.cat([hidden[:, start : start + 1], unseen[:, :-1]], dim=1)]
+            before += [self.onward(hidden[:, start], states[0], actions[:, start + 1 : start + 1 + steps])[0]]
         prior = self.prior(torch.cat(before, dim=1))
         return prior[:, :time], prior[:, time:]
 

@@ -107,7 +107,7 @@ class SequenceOutput:
     hidden: Float[Tensor, "batch time hidden"]
     """h[t], after frame t and action t."""
     prior: MixturePrior
-    """p(z[t] | h[t-1], c[t-1], z[t-1]) with batch shape (B, T): the prediction made before frame t was seen."""
+    """p(z[t] | h[t-1]) with batch shape (B, T): the prediction made before frame t was seen."""
     attention_map: Float[Tensor, "batch time grid grid"]
     """A[t]: what the slots see, fused with what the schema expected."""
     attention_prior: Float[Tensor, "batch time grid grid"]
@@ -148,5 +148,5 @@ class SequenceOutput:
 
     @property
     def surprise(self) -> Float[Tensor, "batch time"]:
-        """−log p(z[t] | h[t-1], c[t-1], z[t-1]) in nats: how unexpected each frame was."""
+        """−log p(z[t] | h[t-1]) in nats: how unexpected each frame was."""
         return self.prior.surprise(self.latents)

@@ -109,7 +109,7 @@ def test_a_belief_that_dreamed_has_nothing_to_watch_on_from():
 
 
 def awake_model() -> WorldModel:
-    """With weights as after some training: in a fresh model several heads start at zero, and hide what is before them."""
+    """With weights as after some training: heads that start at zero hide what is before them."""
     model = small_model().train()
     torch.manual_seed(1)
     with torch.no_grad():

@@ -20,7 +20,6 @@ from torch import Tensor
 from aime.config import UNLIMITED_STEPS, TrainConfig
 from aime.data.dataset import BatchStream, WindowDataset
 from aime.errors import ConfigError
-from aime.evaluation.clips import mean_training_frame
 from aime.pictures import plot_metrics, write_run_pictures
 from aime.training.build import build_model, build_updater
 from aime.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -107,7 +106,7 @@ class Trainer:
                 )
             learned.restore_model(self.model)
         elif isinstance(self.model, WorldModel):
-            self.model.decoder.background.data.copy_(mean_training_frame(self.store))
+            self.model.decoder.background.data.copy_(torch.from_numpy(self.store.mean_frame()))
         broadcast_from_first(self.model.state_dict().values(), self.world)
         if self.world.rank > 0:
             seed_everything(self.config.seed + 7919 * self.world.rank + 104729 * self.step)

@@ -313,19 +313,23 @@ def rehearsal(model: WorldModel, seen: Recollection, settings: LossConfig) -> Te
     """
     time = seen.mean.shape[1]
     steps = rollout_length(time, settings)
-    latents = seen.mean + torch.exp(0.5 * seen.log_var) * torch.randn_like(seen.mean)
     start = int(torch.randint(time - steps, ())) if steps else time - 1
-    ahead = slice(start + 1, start + 1 + steps)
-    watching, foreseeing = model.expectations(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
-
-    def unexpected(there: slice, prior: MixturePrior) -> Tensor:
-        mean = seen.mean[:, there]
-        kl = compute_kl_divergence_mc(mean, seen.log_var[:, there], latents[:, there], prior).mean()
-        return kl + settings.lambda_guess * guess_loss(model, mean, prior).mean()
-
-    loss = unexpected(slice(None), watching)
+    watching, foreseeing = model.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
+    # Every second expectation is judged: the mixtures cost more than the steps between them.
+    phase = int(torch.randint(min(2, time), ()))
+    watched, foreseen = slice(phase, time, 2), slice(min(phase, max(steps - 1, 0)), steps, 2)
+    conditions = torch.cat([watching[:, watched], foreseeing[:, foreseen]], dim=1)
+    mean, log_var = (
+        torch.cat([x[:, watched], x[:, start + 1 :][:, foreseen]], dim=1) for x in (seen.mean, seen.log_var)
+    )
+    latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+    prior = model.prior(conditions)
+    unexpected = compute_kl_divergence_mc(mean, log_var, latents, prior)
+    unexpected = unexpected + settings.lambda_guess * guess_loss(model, mean, prior)
+    count = watching[:, watched].shape[1]
+    loss = unexpected[:, :count].mean()
     if steps:
-        loss = loss + settings.lambda_rollout * unexpected(ahead, foreseeing)
+        loss = loss + settings.lambda_rollout * unexpected[:, count:].mean()
     return settings.beta * settings.kl_dynamics * loss
 
 

@@ -562,7 +562,7 @@ class WorldModel(nn.Module):
         after, state = self.core.onward(actions, state)
         return torch.cat([hidden[:, None].to(after.dtype), after[:, :-1]], dim=1), after, state
 
-    def expectations(
+    def conditions(
         self,
         latents: Float[Tensor, "batch time latent"],
         context: Float[Tensor, "batch time context"],
@@ -570,18 +570,17 @@ class WorldModel(nn.Module):
         is_first: Bool[Tensor, "batch time"],
         start: int,
         steps: int,
-    ) -> tuple[MixturePrior, MixturePrior]:
-        """What was expected of clips that were watched: of each frame just before it was seen (B, T), and of the
-        `steps` frames after frame `start`, had the eyes been closed from there on (B, steps)."""
+    ) -> tuple[Float[Tensor, "batch time hidden"], Float[Tensor, "batch steps hidden"]]:
+        """The h from which the prior expects clips that were watched: just before each frame, and before each of the
+        `steps` frames after frame `start`, had the eyes been closed from there on."""
         batch, time = latents.shape[:2]
         stops = [start, time - 1] if start < time - 1 else [start]
         heard = self._heeded(context)
         hidden, states = self._carry(latents, heard, actions, self.core.initial(batch), is_first, stops)
-        before = [_shift(hidden, None, self._episode_starts(is_first, batch, time, fresh=True))]
-        if steps:
-            before += [self.onward(hidden[:, start], states[0], actions[:, start + 1 : start + 1 + steps])[0]]
-        prior = self.prior(torch.cat(before, dim=1))
-        return prior[:, :time], prior[:, time:]
+        watching = _shift(hidden, None, self._episode_starts(is_first, batch, time, fresh=True))
+        if not steps:
+            return watching, hidden[:, :0]
+        return watching, self.onward(hidden[:, start], states[0], actions[:, start + 1 : start + 1 + steps])[0]
 
     def decode(
         self, latents: Float[Tensor, "batch time latent"], attention: Float[Tensor, "batch time grid grid"]

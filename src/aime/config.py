@@ -242,7 +242,7 @@ class OptimizerConfig:
     """What the learning rate does after its warm-up, down to a tenth at max_steps for cosine."""
     warmup_epochs: float = 25.0
     """Epochs over which beta rises from zero to its value."""
-    rehearsals: int = 4
+    rehearsals: int = 8
     """Further updates of dynamics and prior after each update of the model, on latents watched lately."""
     rehearsal_clips: int = 16
     """Clips in each of those."""

@@ -265,7 +265,8 @@ def test_the_shapes_are_those_in_the_tables():
     model = aime.WorldModel(preset_config("base").model.for_actions(21)).eval()
     out = model.forward_sequence(torch.zeros(1, 2, 3, 64, 64), torch.zeros(1, 2, 21))
     dream = model.imagine(out.belief, torch.zeros(1, 3, 21))
-    properties = {"reconstructions", "dpgmm_weights", "responsibilities", "surprise"}
+    properties = {"reconstruction_mean", "reconstructions", "next_token_logits"}
+    properties |= {"dpgmm_weights", "responsibilities", "surprise"}
     for heading, value, more in (
         ("SequenceOutput", out, properties),
         ("MixturePrior", out.prior, set()),

@@ -57,7 +57,7 @@ def test_a_tiny_model_beats_copying_the_last_frame_in_its_dreams(dreamer: WorldM
     copied = psnr(frames[:, WATCHED - 1 : WATCHED].float().expand_as(truth) / 255, truth)
     average = psnr(frames.float().mean(dim=(0, 1)).expand_as(truth) / 255, truth)
     assert dreamed.mean() > copied.mean() + 0.5
-    assert (dreamed[2:] > copied[2:]).all()
+    assert (dreamed[2:CLIP] > copied[2:CLIP]).all()  # later ones are further than any that it was trained on
     # Not by hedging alone, as the mean of all frames does: it knows where the ball goes next.
     assert dreamed[0] > average[0] + 0.75
 

@@ -160,7 +160,7 @@ class LossConfig:
     """Weight of the attention schema's dynamics: KL between posterior and prior map, and motion."""
     lambda_gram: float = 0.05
     """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
-    lambda_rollout: float = 0.3
+    lambda_rollout: float = 1.0
     """Weight of the open-loop (dreamed) steps inside the ELBO."""
     rollout_steps: int = 24
     """Open-loop steps K of the best guesses that training makes, but never more than three quarters of a clip; 0 trains
@@ -168,23 +168,25 @@ class LossConfig:
     sampled_steps: int = 4
     """Open-loop steps of the sampled dreams beside them, each of which waits for the last."""
     rollout_frames: int = 8
-    """Frames of each of those dreams that are decoded, at random horizons: the others count by their latents alone."""
+    """Frames of each of those dreams that the adversary may see; all count by their latents."""
     rollout_starts: int = 1
     """Start frames sampled per clip for those dreams."""
+    lambda_guess: float = 4.0
+    """Weight of the best guess's squared error beside the KL, while watching and in dreams."""
     lambda_context: float = 1.0
     """Weight of the head that predicts the next context for dreams."""
     free_nats: float = 0.0
     """KL per frame below which the latent is not pressed further."""
     kl_dynamics: float = 16.0
     """Factor on the gradient that the latent KL gives the prior; with this and the next at 1 it is the ELBO's own."""
-    kl_representation: float = 4.0
+    kl_representation: float = 0.5
     """Factor on the gradient that the latent KL gives the posterior; a high one leaves only what can be foreseen."""
-    tokenizer_share: float = 0.5
-    """Share of a batch's frames, drawn anew each step, on which the tokenizer's decoder learns."""
+    study_share: float = 0.25
+    """Share of a batch's clips that all four objectives learn from; the others teach belief and dynamics alone."""
+    decode_every: int = 4
+    """Of how many frames one is decoded in training: neighbours are much alike."""
     adversary: bool = True
     """Train the decoder against the discriminator, too."""
-    adversary_share: float = 0.25
-    """Share of a batch's clips that the adversary judges."""
     lambda_feature_matching: float = 1.0
     """Weight of feature matching inside the adversarial objective."""
 
@@ -194,8 +196,8 @@ class LossConfig:
             _require(value >= 0, f"{f.name} must not be negative, got {value!r}")
         for name in ("rollout_frames", "sampled_steps"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1; rollout_steps 0 switches dreams off")
-        for name in ("tokenizer_share", "adversary_share"):
-            _require(0 < getattr(self, name) <= 1, f"{name} must be in (0, 1], not {getattr(self, name)}")
+        _require(self.decode_every >= 1, f"decode_every must be at least 1, not {self.decode_every}")
+        _require(0 < self.study_share <= 1, f"study_share must be in (0, 1], not {self.study_share}")
 
 
 @dataclass(frozen=True)
@@ -233,13 +235,17 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     grad_clip: float = 5.0
-    """Largest norm of one update's gradient."""
+    """Largest norm of a parameter's gradient, as a multiple of the parameter's own (for a peer: of all in one)."""
     lr_warmup_steps: int = 100
     """Steps over which the learning rate rises from zero."""
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     """What the learning rate does after its warm-up, down to a tenth at max_steps for cosine."""
     warmup_epochs: float = 25.0
     """Epochs over which beta rises from zero to its value."""
+    rehearsals: int = 8
+    """Further updates of dynamics and prior after each update of the model, on latents watched lately."""
+    rehearsal_clips: int = 16
+    """Clips in each of those."""
     n_critic: int = 1
     """Discriminator updates per update of the model."""
     discriminator_learning_rate: float = 0.0002
@@ -249,9 +255,10 @@ class OptimizerConfig:
         _require_choices(self)
         for name in ("learning_rate", "grad_clip", "discriminator_learning_rate"):
             _require(getattr(self, name) > 0, f"{name} must be above zero, got {getattr(self, name)}")
-        for name in ("weight_decay", "lr_warmup_steps", "warmup_epochs"):
+        for name in ("weight_decay", "lr_warmup_steps", "warmup_epochs", "rehearsals"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        _require(self.n_critic >= 1, f"n_critic must be at least 1, got {self.n_critic}")
+        for name in ("n_critic", "rehearsal_clips"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -361,9 +368,9 @@ class TrainConfig:
 
     def _require_nothing_of_aimes_alone(self) -> None:
         """A peer has one objective and no adversary: settings of AIME's would be ignored, and that in silence."""
-        adversary = ("n_critic", "discriminator_learning_rate")
+        own = ("n_critic", "discriminator_learning_rate", "rehearsals", "rehearsal_clips")
         for group, fresh in ((self.loss, LossConfig()), (self.balancer, BalancerConfig()), (self.optimizer, None)):
-            names = adversary if fresh is None else [f.name for f in dataclasses.fields(fresh)]
+            names = own if fresh is None else [f.name for f in dataclasses.fields(fresh)]
             for name in names:
                 default = getattr(fresh or OptimizerConfig(), name)
                 _require(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from aime.attention import (
@@ -37,7 +37,7 @@ from aime.config import LossConfig, replace
 from aime.learning import discriminator_loss, generator_loss
 
 if TYPE_CHECKING:
-    from aime.world_model import Imagined, Watched, WorldModel
+    from aime.world_model import Studied, Watched, WorldModel
 
 Scalars = dict[str, Tensor]
 
@@ -50,29 +50,49 @@ class ObservationNoise(nn.Module):
     steps: once the background is explained the variance has shrunk, and a small moving body is worth many nats.
     """
 
-    HORIZONS = 16
-    """Dreamed steps with a variance of their own; later ones share the last."""
-
     def __init__(self, initial_sigma: float = 0.2, floor: float = 0.01, decay: float = 0.95) -> None:
         super().__init__()
         self.floor, self.decay = floor**2, decay
-        self.register_buffer("frame", torch.tensor(initial_sigma**2))
-        self.register_buffer("token", torch.tensor(initial_sigma**2))
-        self.register_buffer("dream", torch.full((self.HORIZONS,), initial_sigma**2))
+        # Frames under even maps and under those of attention, whose weighted errors are several times as large.
+        self.register_buffer("frame", torch.full((2,), initial_sigma**2))
+        self.register_buffer("token", torch.full((1,), initial_sigma**2))
         self.frame: Tensor
         self.token: Tensor
-        self.dream: Tensor
 
     def log_sigma(self, name: str) -> Tensor:
-        """log σ of the observation model `name`: frame, token or dream (one per horizon)."""
+        """log σ of the observation model `name`: frame (under even maps; under attention) or token."""
         return 0.5 * getattr(self, name).log()
 
-    def follow(self, name: str, mean_squared_error: Tensor) -> None:
-        """Move a variance towards the error just seen (NaN: none was). A step with a non-finite error moves nothing."""
+    def follow(self, name: str, kinds: Int64[Tensor, " n"], errors: Float[Tensor, " n"]) -> None:
+        """Move each variance towards the mean of the squared errors of its kind.
+
+        A kind that was not seen, and one with an error that is not finite, stays as it is.
+        """
         buffer = getattr(self, name)
-        seen = mean_squared_error.detach().float()
+        seen = torch.full_like(buffer, torch.nan)
+        seen = seen.scatter_reduce(0, kinds, errors.detach().to(buffer.dtype), "mean", include_self=False)
         seen = torch.where(torch.isfinite(seen), seen, buffer)
         buffer.lerp_(seen.clamp_min(self.floor), 1 - self.decay)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The maps under which frames are decoded in training."""
+
+    maps: Float[Tensor, "batch time grid grid"]
+    attended: Bool[Tensor, "batch time"]
+    """False where an even map stands in for the one that attention expected."""
+
+
+def veil(attention: Float[Tensor, "batch time grid grid"]) -> Shown:
+    """The maps with which training decodes: in half of the frames an even one takes their place.
+
+    There the latent must carry the whole frame, and every pixel counts alike; in the other half attention refines it.
+    Without, the likelihood asks only what is at the attended place, and the latent need not know where that is.
+    """
+    even = attention.new_tensor(1.0 / attention.shape[-1] ** 2)
+    attended = torch.rand(*attention.shape[:2], device=attention.device) < 0.5
+    return Shown(torch.where(attended[..., None, None], attention, even), attended)
 
 
 def loss_settings(loss: LossConfig | None, weights: Mapping[str, float]) -> LossConfig:
@@ -81,23 +101,40 @@ def loss_settings(loss: LossConfig | None, weights: Mapping[str, float]) -> Loss
     return replace(settings, **weights) if weights else settings
 
 
-def draw_starts(time: int, settings: LossConfig) -> list[int]:
-    """Frames after which training dreams, in order; one draw serves the whole batch, so that the core stays fused."""
-    steps = rollout_length(time, settings)
-    if steps == 0:
-        return []
-    count = min(settings.rollout_starts, time - steps)
-    return torch.randperm(time - steps)[:count].sort().values.tolist()
-
-
 def rollout_length(time: int, settings: LossConfig) -> int:
     """Open-loop steps in a clip: a quarter of it, and at least one frame, is left to be watched first."""
     return min(settings.rollout_steps, time - max(1, time // 4))
 
 
-def judged_clips(batch: int, settings: LossConfig) -> int:
-    """How many clips of a batch, the first ones, the adversary looks at: it sees every pixel thrice, and costs most."""
-    return max(1, round(settings.adversary_share * batch)) if settings.adversary else 0
+@dataclass(frozen=True)
+class Lesson:
+    """What of a batch is learned from in one step: neighbouring frames are much alike, and most of them need only be
+    watched. The same for all clips, so that everything stays rectangular."""
+
+    studied: int
+    """Clips, the first ones, that all four objectives learn from whole; the others teach belief and dynamics alone."""
+    decoded: Int64[Tensor, " decoded"]
+    """Frames of each clip that are decoded; of the clips that are not studied the encoder learns from these alone."""
+    starts: list[int]
+    """Frames after which training dreams, in order."""
+
+    @classmethod
+    def draw(cls, batch: int, time: int, settings: LossConfig, device: torch.device) -> Lesson:
+        """A lesson at random."""
+        stride = min(settings.decode_every, time)
+        steps = rollout_length(time, settings)
+        count = min(settings.rollout_starts, time - steps) if steps else 0
+        return cls(
+            studied=max(1, round(settings.study_share * batch)),
+            decoded=torch.arange(int(torch.randint(stride, ())), time, stride).to(device),
+            starts=torch.randperm(time - steps)[:count].sort().values.tolist(),
+        )
+
+    @classmethod
+    def whole(cls, batch: int, time: int, settings: LossConfig, device: torch.device) -> Lesson:
+        """All clips and frames: where nothing is learned, and all is to be measured."""
+        starts = cls.draw(batch, time, settings, device).starts
+        return cls(studied=batch, decoded=torch.arange(time, device=device), starts=starts)
 
 
 @dataclass(frozen=True)
@@ -110,10 +147,9 @@ class Decoded:
     @classmethod
     def of(cls, model: WorldModel, latents: Tensor, shown: Tensor, judged: int) -> Decoded:
         """Decode latents (B, T, Z) under maps (B, T, G, G)."""
-        if not 0 < judged < len(latents):
-            whole = model.decode(latents, shown)
-            return cls(whole, whole[:judged])
         first = model.decode(latents[:judged], shown[:judged])
+        if judged == len(latents):
+            return cls(first, first)
         return cls(torch.cat([first, model.decode(latents[judged:], shown[judged:])]), first)
 
 
@@ -122,51 +158,51 @@ def objectives(
     frames: Float[Tensor, "batch time 3 height width"],
     actions: Float[Tensor, "batch time action"],
     watched: Watched,
-    starts: Sequence[int],
+    lesson: Lesson,
     settings: LossConfig,
-) -> tuple[Scalars, Tensor]:
-    """The four objectives and the discriminator's loss (with gradients), their parts and health (without).
-
-    Beside them the mean of the watched frames, decoded under veiled maps.
-    """
+) -> Scalars:
+    """The four objectives and the discriminator's loss (with gradients), their parts and health (without)."""
     parts: Scalars = {}
+    studied, at = lesson.studied, lesson.decoded
     # The likelihood takes its precision from the same maps that the frames were decoded under.
-    shown, judged = model.veil(watched.expected), judged_clips(len(frames), settings)
-    decoded = Decoded.of(model, watched.latents, shown, judged)
-    open_loop, dreams = dreamed(model, frames, actions, watched, starts, settings, parts)
+    shown = veil(watched.expected[:, at])
+    decoded = Decoded.of(model, watched.latents[:, at], shown.maps, studied)
+    open_loop, dreams = dreamed(model, frames, actions, watched, lesson, settings, parts)
     total = {
-        "total_vae_loss": elbo(model, frames, watched, shown, decoded.whole, settings, parts) + open_loop,
-        "perceiver_loss": perception(model, frames, watched, settings, parts),
-        "attention_loss": attention(model, frames, watched, settings, parts),
+        "total_vae_loss": elbo(model, frames[:, at], watched, shown, decoded.whole, settings, parts) + open_loop,
+        "perceiver_loss": perception(model, frames[:studied], watched.studied, settings, parts),
+        "attention_loss": attention(model, frames[:studied], watched.studied, settings, parts),
     }
     if settings.adversary:
-        total |= realism(model, frames[:judged], splice(decoded.judged, dreams), settings, parts)
-    health(model, frames, watched, decoded.whole, parts)
-    return total | {name: value.detach() for name, value in parts.items()}, decoded.whole
+        total |= realism(model, frames[:studied, at], splice(decoded.judged, at, dreams), settings, parts)
+    health(model, frames[:, at], watched, decoded.whole, parts)
+    return total | {name: value.detach() for name, value in parts.items()}
 
 
 def elbo(
     model: WorldModel,
     frames: Tensor,
     watched: Watched,
-    shown: Tensor,
+    shown: Shown,
     mean: Tensor,
     settings: LossConfig,
     parts: Scalars,
 ) -> Tensor:
-    """Minus the evidence lower bound of the watched frames, in nats per frame."""
+    """Minus the evidence lower bound of the watched frames, in nats per frame; `frames` are those that were decoded."""
     prior = watched.prior
-    parts["recon_nll"] = _frame_nll(model, "frame", frames, mean, shown).mean()
+    parts["recon_nll"] = _frame_nll(model, frames, mean, shown).mean()
     parts["kl_latent"] = latent_kl(watched.latent_mean, watched.latent_log_var, watched.latents, prior, settings).mean()
+    parts["guess_loss"] = guess_loss(model, watched.latent_mean, prior).mean()
     parts["kl_sticks"] = prior.kl_sticks().mean()
     parts["kl_alpha"] = prior.kl_alpha().mean()
     parts["mixture_entropy"] = prior.entropy().mean()
     predicted = model.context_head(torch.cat([watched.hidden_before, watched.latents], dim=-1))
-    target = watched.perceived.context.detach()
+    target = watched.perceived_context.detach()
     parts["context_loss"] = 0.5 * (predicted.float() - target.float()).square().sum(dim=-1).mean()
     return (
         settings.lambda_recon * parts["recon_nll"]
         + settings.beta * (parts["kl_latent"] + parts["kl_sticks"] + parts["kl_alpha"])
+        + settings.beta * settings.kl_dynamics * settings.lambda_guess * parts["guess_loss"]
         - settings.entropy_weight * parts["mixture_entropy"]
         + settings.lambda_context * parts["context_loss"]
     )
@@ -187,13 +223,23 @@ def latent_kl(
     return kl.clamp_min(settings.free_nats) if settings.free_nats else kl
 
 
+def guess_loss(model: WorldModel, mean: Tensor, prior: MixturePrior) -> Float[Tensor, "*batch"]:
+    """Squared error of the best guess at what was seen, in units of the latents' own variance; it moves the prior.
+
+    A mixture can explain latents by standing still where they tend to be, and choosing among its components. That is a
+    minimum of the KL that gradients leave slowly. Here the means are asked to move: the weights are taken as given.
+    """
+    guess = (prior.weights.detach()[..., None] * prior.means).sum(dim=-2)
+    return 0.5 * (model.prior.standardised(mean.detach()) - model.prior.standardised(guess)).square().sum(dim=-1)
+
+
 @dataclass(frozen=True)
 class DreamedFrames:
     """Frames of one dream that were decoded."""
 
     at: Int64[Tensor, " decoded"]
     """Their places in the clip."""
-    frames: Decoded
+    frames: Float[Tensor, "judged decoded 3 height width"]
 
 
 def dreamed(
@@ -201,56 +247,96 @@ def dreamed(
     frames: Tensor,
     actions: Tensor,
     watched: Watched,
-    starts: Sequence[int],
+    lesson: Lesson,
     settings: LossConfig,
     parts: Scalars,
 ) -> tuple[Tensor, list[DreamedFrames]]:
-    """The loss of the open-loop steps, and the dreamed frames for the adversary to judge.
+    """The loss of the open-loop steps, and dreamed frames for the adversary to judge in place of the decoded ones.
 
-    After each start frame half of the clips are foreseen as a best guess, and the others dreamed on samples, for fewer
-    steps, since those run one by one. Every prior on the way must expect what the posterior saw (rollout_kl). Best
-    guesses must also look right: some of their frames are decoded and compared (rollout_nll). A sample need not be what
-    happened, so comparing its pixels would only teach it to hedge.
+    After each start frame every clip is foreseen as a best guess, and the first half also dreamed on samples, for fewer
+    steps, since those run one by one. Every prior on the way must expect what the posterior saw (rollout_kl). Pixels of
+    dreams teach nothing here but realism: as long as dynamics knows little, the error of a dreamed frame tells the
+    decoder to heed its latent less.
     """
     steps = rollout_length(frames.shape[1], settings)
-    if not starts:
+    if not lesson.starts:
         return frames.new_zeros(()), []
-    guesses = (len(frames) + 1) // 2
+    sampled, judged, at = (len(frames) + 1) // 2, lesson.studied, lesson.decoded
 
-    nlls, kls, dreams = [], [], []
-    for start, belief in zip(starts, watched.paused, strict=True):
+    kls, guesses, sampled_kls, dreams = [], [], [], []
+    for start, belief in zip(lesson.starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
-        guess = model.foresee(belief[:guesses], ahead[:guesses])
-        horizons = torch.randperm(steps)[: settings.rollout_frames].sort().values.to(frames.device)
-        at = start + 1 + horizons
-        shown = model.veil(guess.attention[:, horizons])
-        judged = min(guesses, judged_clips(len(frames), settings))
-        dream = DreamedFrames(at, Decoded.of(model, guess.latents[:, horizons], shown, judged))
-        nlls.append(_frame_nll(model, "dream", frames[:guesses, at], dream.frames.whole, shown, horizons).mean())
-        kls.append(_expected(watched, guess, start, slice(0, guesses)))
-        if guesses < len(frames):
-            sampled = model.dream(belief[guesses:], ahead[guesses:, : settings.sampled_steps], MixturePrior.rsample)
-            kls.append(_expected(watched, sampled, start, slice(guesses, None)))
-        dreams.append(dream)
-    parts["rollout_nll"], parts["rollout_kl"] = torch.stack(nlls).mean(), torch.stack(kls).mean()
-    parts["dream_psnr"] = _psnr(frames[:guesses, at], dream.frames.whole)
-    kl = settings.beta * settings.kl_dynamics * parts["rollout_kl"]
-    loss = settings.lambda_recon * parts["rollout_nll"] + kl
-    return settings.lambda_rollout * loss, dreams
+        foreseen = model.prior(model.onward(belief.hidden, belief.recurrent, ahead)[0])
+        kls.append(_expected(watched, foreseen, start))
+        guesses.append(guess_loss(model, watched.latent_mean[:, start + 1 : start + 1 + steps], foreseen).mean())
+        draws = model.dream(belief[:sampled], ahead[:sampled, : settings.sampled_steps], MixturePrior.rsample)
+        sampled_kls.append(_expected(watched, draws.prior, start))
+        there = at[(at > start) & (at <= start + steps)]
+        there = there[torch.randperm(len(there))[: settings.rollout_frames].sort().values]
+        horizons = there - start - 1
+        if len(there):
+            with torch.no_grad():  # realism teaches the decoder alone
+                guess = model.foresee(belief[:judged], ahead[:judged, : int(horizons[-1]) + 1])
+            shown = veil(guess.attention[:, horizons])
+            dreams.append(DreamedFrames(there, model.decode(guess.latents[:, horizons], shown.maps)))
+    losses = {"rollout_kl": kls, "rollout_guess": guesses, "sampled_kl": sampled_kls}
+    parts |= {name: torch.stack(values).mean() for name, values in losses.items()}
+    if dreams:
+        parts["dream_psnr"] = torch.stack([_psnr(frames[:judged, d.at], d.frames) for d in dreams]).mean()
+    expected = parts["rollout_kl"] + parts["sampled_kl"] + settings.lambda_guess * parts["rollout_guess"]
+    return settings.lambda_rollout * settings.beta * settings.kl_dynamics * expected, dreams
 
 
-def _expected(watched: Watched, dream: Imagined, start: int, clips: slice) -> Tensor:
-    """Mean KL from what the posterior saw in some clips after frame `start` to what a dream expected there."""
-    ahead = slice(start + 1, start + 1 + dream.latents.shape[1])
-    mean, log_var = watched.latent_mean[clips, ahead].detach(), watched.latent_log_var[clips, ahead].detach()
-    return compute_kl_divergence_mc(mean, log_var, watched.latents[clips, ahead].detach(), dream.prior).mean()
+def _expected(watched: Watched, prior: MixturePrior, start: int) -> Tensor:
+    """Mean KL from what the posterior saw of the first clips after frame `start` to what was expected there."""
+    clips, steps = prior.batch_shape
+    there = (slice(0, clips), slice(start + 1, start + 1 + steps))
+    mean, log_var = watched.latent_mean[there].detach(), watched.latent_log_var[there].detach()
+    return compute_kl_divergence_mc(mean, log_var, watched.latents[there].detach(), prior).mean()
 
 
-def splice(mean: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:
-    """The reconstructed clips with dreamed frames in place: what the adversary is shown, in time's order."""
+@dataclass(frozen=True)
+class Recollection:
+    """Clips as they were watched, without their frames; no gradient reaches back to what watched them."""
+
+    mean: Float[Tensor, "clips time latent"]
+    log_var: Float[Tensor, "clips time latent"]
+    context: Float[Tensor, "clips time context"]
+    actions: Float[Tensor, "clips time action"]
+    is_first: Bool[Tensor, "clips time"]
+
+
+def rehearsal(model: WorldModel, seen: Recollection, settings: LossConfig) -> Tensor:
+    """What dynamics and prior can learn without looking: to expect what was seen, with open eyes and with closed ones.
+
+    These are the terms of `elbo` and `dreamed` that move prior and dynamics, on remembered latents.
+    """
+    time = seen.mean.shape[1]
+    steps = rollout_length(time, settings)
+    start = int(torch.randint(time - steps, ())) if steps else time - 1
+    watching, foreseeing = model.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
+    # Every second expectation is judged: the mixtures cost more than the steps between them.
+    phase = int(torch.randint(min(2, time), ()))
+    watched, foreseen = slice(phase, time, 2), slice(min(phase, max(steps - 1, 0)), steps, 2)
+    conditions = torch.cat([watching[:, watched], foreseeing[:, foreseen]], dim=1)
+    mean, log_var = (
+        torch.cat([x[:, watched], x[:, start + 1 :][:, foreseen]], dim=1) for x in (seen.mean, seen.log_var)
+    )
+    latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+    prior = model.prior(conditions)
+    unexpected = compute_kl_divergence_mc(mean, log_var, latents, prior)
+    unexpected = unexpected + settings.lambda_guess * guess_loss(model, mean, prior)
+    count = watching[:, watched].shape[1]
+    loss = unexpected[:, :count].mean()
+    if steps:
+        loss = loss + settings.lambda_rollout * unexpected[:, count:].mean()
+    return settings.beta * settings.kl_dynamics * loss
+
+
+def splice(mean: Tensor, at: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:
+    """The reconstructed frames `at`, with dreamed ones in place: what the adversary is shown, in time's order."""
     for dream in dreams:
-        judged = dream.frames.judged
-        mean = torch.cat([mean[: len(judged)].index_copy(1, dream.at, judged.to(mean.dtype)), mean[len(judged) :]])
+        mean = mean.index_copy(1, torch.searchsorted(at, dream.at), dream.frames.to(mean.dtype))
     return mean
 
 
@@ -265,37 +351,34 @@ def realism(model: WorldModel, real: Tensor, fake: Tensor, settings: LossConfig,
     }
 
 
-def perception(model: WorldModel, frames: Tensor, watched: Watched, settings: LossConfig, parts: Scalars) -> Tensor:
+def perception(model: WorldModel, frames: Tensor, studied: Studied, settings: LossConfig, parts: Scalars) -> Tensor:
     """The tokenizer's likelihood and commitment, and the cross-entropy of the next tokens, in nats per frame."""
-    tokens, flat, codes = watched.tokens, frames.flatten(0, 1), watched.tokens.codes
-    if model.training and settings.tokenizer_share < 1:
-        some = torch.randperm(len(flat))[: max(1, round(settings.tokenizer_share * len(flat)))].to(flat.device)
-        flat, codes = flat[some], codes[some]
+    tokens, flat = studied.tokens, frames.flatten(0, 1)
     even = torch.ones_like(flat[:, 0])
-    squared = weighted_error(flat, model.tokenizer.reconstruct(codes), even)
+    squared = weighted_error(flat, model.tokenizer.reconstruct(tokens.codes), even)
     parts["token_nll"] = gaussian_nll_of(squared, model.noise.log_sigma("token"), even, flat.shape[1]).mean()
     error = squared.detach().mean() / flat[0].numel()
     if model.training:
-        model.noise.follow("token", error)
+        model.noise.follow("token", torch.zeros(1, dtype=torch.int64, device=error.device), error[None])
     parts["token_psnr"] = -10 * error.clamp_min(1e-10).log10()
     parts["commitment"] = tokens.commitment_loss * tokens.codes[0].numel()
     batch, time = frames.shape[:2]
     if time > 1:
-        logits = watched.perceived.next_token_logits[:, :-1].flatten(0, 2).float()
+        logits = studied.perceived.next_token_logits[:, :-1].flatten(0, 2).float()
         target = tokens.indices.unflatten(0, (batch, time))[:, 1:].flatten()
         parts["next_token_ce"] = F.cross_entropy(logits, target) * tokens.indices[0].numel()
         parts["next_token_accuracy"] = (logits.argmax(dim=-1) == target).float().mean()
     return parts["token_nll"] + parts["commitment"] + parts.get("next_token_ce", frames.new_zeros(()))
 
 
-def attention(model: WorldModel, frames: Tensor, watched: Watched, settings: LossConfig, parts: Scalars) -> Tensor:
+def attention(model: WorldModel, frames: Tensor, studied: Studied, settings: LossConfig, parts: Scalars) -> Tensor:
     """The schema's dynamics and the slots' diversity."""
     config = model.config
-    parts["attention_kl"] = map_kl(watched.attention, watched.expected).mean()
+    parts["attention_kl"] = map_kl(studied.attention, studied.expected).mean()
     target, weight = motion_target(frames, config.attention_grid)
-    parts["motion_loss"] = (weight * map_kl(target, watched.attention)).mean()
-    parts["slot_overlap"] = slot_overlap(watched.slots.maps).mean()
-    parts["slot_spread"] = slot_spread(watched.slots.maps).mean()
+    parts["motion_loss"] = (weight * map_kl(target, studied.attention)).mean()
+    parts["slot_overlap"] = slot_overlap(studied.slots.maps).mean()
+    parts["slot_spread"] = slot_spread(studied.slots.maps).mean()
     loss = settings.lambda_att_dyn * (parts["attention_kl"] + parts["motion_loss"])
     if config.enforce_diversity:
         loss = loss + settings.lambda_gram * (parts["slot_overlap"] + parts["slot_spread"])
@@ -306,34 +389,25 @@ def attention(model: WorldModel, frames: Tensor, watched: Watched, settings: Los
 def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, parts: Scalars) -> None:
     """What tells a healthy model from a collapsed one."""
     parts["psnr"] = _psnr(frames, mean)
-    parts["codebook_perplexity"] = watched.tokens.perplexity
-    parts["live_codes"] = watched.tokens.live_codes
+    parts["codebook_perplexity"] = watched.studied.tokens.perplexity
+    parts["live_codes"] = watched.studied.tokens.live_codes
     parts["effective_components"] = watched.prior.effective_components().mean()
     parts["active_latents"] = (watched.latent_mean.flatten(0, 1).var(dim=0, unbiased=False) > 0.01).float().sum()
-    parts["sigma"] = model.noise.log_sigma("frame").exp()
+    parts["sigma"] = model.noise.log_sigma("frame")[0].exp()
 
 
-def _frame_nll(
-    model: WorldModel, name: str, frames: Tensor, mean: Tensor, attention: Tensor, horizons: Tensor | None = None
-) -> Tensor:
-    """−log p(o | z, A) of each frame (B, T), under attention's precision; dreamed frames (T) steps after the last seen.
+def _frame_nll(model: WorldModel, frames: Tensor, mean: Tensor, shown: Shown) -> Tensor:
+    """−log p(o | z, A) of each frame (B, T), under attention's precision.
 
     The map is taken as given: it says which errors matter. If the likelihood could move it, attention would flee from
     whatever is hard to predict, since the precision that maximises a likelihood is the inverse of the error.
     """
-    precision = precision_map(attention.detach().flatten(0, 1), model.config.input_dim, model.config.attention_floor)
+    precision = precision_map(shown.maps.detach().flatten(0, 1), model.config.input_dim, model.config.attention_floor)
     error = weighted_error(frames.flatten(0, 1), mean.flatten(0, 1), precision)
-    seen = error.detach().mean() / frames[0, 0].numel()
-    log_sigma = model.noise.log_sigma(name)
-    if horizons is not None:
-        bins = horizons.clamp_max(model.noise.HORIZONS - 1)
-        log_sigma = log_sigma[bins].repeat(len(frames))
-        per_frame = error.detach().unflatten(0, frames.shape[:2]).mean(dim=0) / frames[0, 0].numel()
-        # Several horizons may share the last bin: it follows their mean. A bin that none fell into keeps its place.
-        seen = torch.full_like(model.noise.dream, torch.nan)
-        seen = seen.scatter_reduce(0, bins, per_frame, "mean", include_self=False)
+    kinds = shown.attended.long().flatten()
+    log_sigma = model.noise.log_sigma("frame")[kinds]
     if model.training:
-        model.noise.follow(name, seen)
+        model.noise.follow("frame", kinds, error / frames[0, 0].numel())
     return gaussian_nll_of(error, log_sigma, precision, frames.shape[2]).unflatten(0, frames.shape[:2])
 
 

@@ -7,6 +7,7 @@ Letters: B batch, T frames watched, K frames dreamed, G attention grid, P token 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from aime.belief import MixturePrior
 from aime.dynamics import RecurrentState
-from aime.perception import PerceiverCache
+from aime.perception import PerceiverCache, PerceiverOutput
 
 if TYPE_CHECKING:
     from aime.world_model import WorldModel
@@ -34,14 +35,13 @@ class Belief:
     hidden: Float[Tensor, "batch hidden"]
     """h[t], layer-normed."""
     context: Float[Tensor, "batch context"]
-    """c[t]: what the Perceiver has understood of the frames so far; in a dream what is expected in its place, and
-    after a best guess, whose dynamics hears nothing, zeros."""
+    """c[t]: what the Perceiver has understood of the frames so far; in a dream what is expected in its place."""
     attention_map: Float[Tensor, "batch grid grid"]
     """A[t], summing to 1."""
     attention_memory: Float[Tensor, "batch grid grid"]
     """The map that the schema moves next: what the slots saw while watching, what it expected while dreaming."""
     latents: Float[Tensor, "batch latent"]
-    """z[t]: the posterior's mean, or the dream's draw; zeros after a best guess."""
+    """z[t]: the posterior's mean; in a dream the draw, or the best guess."""
     perceiver: PerceiverCache | None
     """Keys and values of the last frames watched; None once the belief has dreamed, since a dream has no frames."""
 
@@ -107,7 +107,7 @@ class SequenceOutput:
     hidden: Float[Tensor, "batch time hidden"]
     """h[t], after frame t and action t."""
     prior: MixturePrior
-    """p(z[t] | h[t-1], c[t-1], z[t-1]) with batch shape (B, T): the prediction made before frame t was seen."""
+    """p(z[t] | h[t-1]) with batch shape (B, T): the prediction made before frame t was seen."""
     attention_map: Float[Tensor, "batch time grid grid"]
     """A[t]: what the slots see, fused with what the schema expected."""
     attention_prior: Float[Tensor, "batch time grid grid"]
@@ -116,12 +116,20 @@ class SequenceOutput:
     """What the slots see."""
     slot_maps: Float[Tensor, "batch time slots grid grid"]
     tokens: Int[Tensor, "batch time p p"]
-    next_token_logits: Float[Tensor, "batch time tokens codebook"]
-    """Logits of the tokens of frame t+1, read out after frame t."""
-    reconstruction_mean: Float[Tensor, "batch time 3 height width"]
-    """Mean of p(o[t] | z[t], A[t]), unclamped, as the likelihood uses it."""
+    perceived: tuple[PerceiverOutput, ...]
+    """What the Perceiver made of the clips, in one or more portions of the batch."""
     belief: Belief
     """The belief after the last frame."""
+
+    @cached_property
+    def next_token_logits(self) -> Float[Tensor, "batch time tokens codebook"]:
+        """Logits of the tokens of frame t+1, read out after frame t. Computed when first asked for."""
+        return torch.cat([portion.next_token_logits for portion in self.perceived])
+
+    @cached_property
+    def reconstruction_mean(self) -> Float[Tensor, "batch time 3 height width"]:
+        """Mean of p(o[t] | z[t], A[t]), unclamped, as the likelihood uses it. Decoded when first asked for."""
+        return self.belief.model.decode(self.latents, self.attention_prior)
 
     @property
     def reconstructions(self) -> Float[Tensor, "batch time 3 height width"]:
@@ -140,5 +148,5 @@ class SequenceOutput:
 
     @property
     def surprise(self) -> Float[Tensor, "batch time"]:
-        """−log p(z[t] | h[t-1], c[t-1], z[t-1]) in nats: how unexpected each frame was."""
+        """−log p(z[t] | h[t-1]) in nats: how unexpected each frame was."""
         return self.prior.surprise(self.latents)

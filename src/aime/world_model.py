@@ -1,6 +1,6 @@
 """The world model: the one place where the five pillars meet. It watches, believes and dreams.
 
-    p(o, z, A | a) = Π p(z[t] | h[t-1], c[t-1], z[t-1]) · p(A[t] | A[t-1], h[t-1], z[t]) · p(o[t] | z[t], A[t])
+    p(o, z, A | a) = Π p(z[t] | h[t-1]) · p(A[t] | A[t-1], h[t-1], z[t]) · p(o[t] | z[t], A[t])
 
     q(z[t] | o[t], c[t])                          the posterior, which does not need h: all frames run at once
     h[t] = LSTM(h[t-1], (z[t], c[t], a[t]))       the belief after frame t and action t
@@ -12,33 +12,70 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from aime import losses
 from aime.attention import AttentionSchema, SlotAttention, Slots
-from aime.belief import DPGMMPrior, MixturePrior
+from aime.belief import DPGMMPrior, MixturePrior, Posterior
 from aime.config import LossConfig, ModelConfig
 from aime.dynamics import RecurrentCore, RecurrentState
 from aime.errors import ShapeError
 from aime.inputs import check_clip, check_dream, to_unit_frames
 from aime.learning import TemporalPatchDiscriminator
 from aime.outputs import Belief, Dream, SequenceOutput
-from aime.perception import CausalPerceiver, FrameDecoder, FrameEncoder, PerceiverOutput, TokenizerOutput, VQTokenizer
+from aime.perception import (
+    CausalPerceiver,
+    FrameDecoder,
+    FrameEncoder,
+    FrameFeatures,
+    PerceiverCache,
+    PerceiverOutput,
+    TokenizerOutput,
+    VQTokenizer,
+)
 
 OBSERVE_CHUNK = 64
 """Frames per clip that `observe` runs at once: long videos are filtered piece by piece, in bounded memory."""
 
 
 @dataclass(frozen=True)
+class Look:
+    """What frames show by themselves and in their order, before anything is believed."""
+
+    indices: Int64[Tensor, "n p p"]
+    """The codes' indices."""
+    tokens: TokenizerOutput | None
+    """None where the tokenizer was not to learn."""
+    perceived: PerceiverOutput
+    slots: Slots
+
+
+@dataclass(frozen=True)
+class Studied:
+    """The first clips of a batch, from which perception and attention learn: they have a graph of their own, so that
+    differentiating it costs no more than them."""
+
+    clips: int
+    tokens: TokenizerOutput
+    perceived: PerceiverOutput
+    slots: Slots
+    expected: Float[Tensor, "clips time grid grid"]
+    attention: Float[Tensor, "clips time grid grid"]
+
+
+@dataclass(frozen=True)
 class Watched:
     """What watching a clip left behind, before anything is decoded."""
 
-    tokens: TokenizerOutput
-    perceived: PerceiverOutput
+    studied: Studied
+    looks: tuple[Look, ...]
+    """Of the studied clips, and of the others if there are any."""
+    perceived_context: Float[Tensor, "batch time context"]
+    """The Perceiver's, whether or not it is to be heard."""
     latent_mean: Float[Tensor, "batch time latent"]
     latent_log_var: Float[Tensor, "batch time latent"]
     latents: Float[Tensor, "batch time latent"]
@@ -100,7 +137,11 @@ class WorldModel(nn.Module):
         )
         self.encoder = FrameEncoder(channels=channels, image_size=config.input_dim, embed_dim=config.hidden_dim)
         self.decoder = FrameDecoder(
-            channels=channels, image_size=config.input_dim, latent_dim=config.latent_dim, attention_grid=grid
+            channels=channels,
+            image_size=config.input_dim,
+            latent_dim=config.latent_dim,
+            hidden_dim=config.hidden_dim,
+            attention_grid=grid,
         )
         # Attention
         self.slot_attention = SlotAttention(
@@ -112,13 +153,14 @@ class WorldModel(nn.Module):
         )
         self.schema = AttentionSchema(grid=grid, condition_dim=config.hidden_dim + config.latent_dim)
         # Belief
-        self.posterior = _head(
-            config.hidden_dim + config.context_dim + self.slot_attention.summary_dim,
-            config.hidden_dim,
-            2 * config.latent_dim,
+        self.posterior = Posterior(
+            places_dim=self.encoder.places_dim,
+            evidence_dim=config.hidden_dim + config.context_dim + self.slot_attention.summary_dim,
+            hidden_dim=config.hidden_dim,
+            latent_dim=config.latent_dim,
         )
         self.prior = DPGMMPrior(
-            condition_dim=config.hidden_dim + config.context_dim + config.latent_dim,
+            condition_dim=config.hidden_dim,
             latent_dim=config.latent_dim,
             max_components=config.max_components,
             hidden_dim=config.hidden_dim,
@@ -237,8 +279,9 @@ class WorldModel(nn.Module):
             sample: draw z from the posterior; False takes its mean. By default it draws while training only.
         """
         check_clip(self.config, observations, actions, is_first)
-        watched = self.watch(to_unit_frames(observations), actions, is_first, sample=sample)
-        return self._output(watched, self.decode(watched.latents, watched.expected))
+        output = self._output(self.watch(to_unit_frames(observations), actions, is_first, sample=sample))
+        output.reconstruction_mean  # noqa: B018 - read out here, with the precision and the gradients of this call
+        return output
 
     def compute_total_loss(
         self,
@@ -263,15 +306,16 @@ class WorldModel(nn.Module):
         check_clip(self.config, observations, actions, is_first, ranges=not observations.is_cuda)
         settings = losses.loss_settings(loss, weights)
         frames = to_unit_frames(observations)
-        starts = losses.draw_starts(frames.shape[1], settings)
-        watched = self.watch(frames, actions, is_first, pauses=starts)
-        scalars, mean = losses.objectives(self, frames, actions, watched, starts, settings)
-        return scalars, self._output(watched, mean)
+        draw = losses.Lesson.draw if self.training else losses.Lesson.whole
+        lesson = draw(len(frames), frames.shape[1], settings, frames.device)
+        watched = self.watch(frames, actions, is_first, lesson=lesson)
+        return losses.objectives(self, frames, actions, watched, lesson, settings), self._output(watched)
 
     def extract_context(self, videos: Tensor) -> Float[Tensor, "batch time context"]:
         """What the Perceiver understands of a video up to each frame: c[t], from frames ≤ t."""
         check_clip(self.config, videos, None, None)
-        return self._perceive(to_unit_frames(videos), None, None)[1].context
+        first = self._episode_starts(None, len(videos), videos.shape[1], fresh=True)
+        return self._perceive(to_unit_frames(videos), first, None)[2].context
 
     # ------------------------------------------------------------------ watching
 
@@ -283,20 +327,24 @@ class WorldModel(nn.Module):
         belief: Belief | None = None,
         *,
         sample: bool | None = None,
-        pauses: Sequence[int] = (),
+        lesson: losses.Lesson | None = None,
     ) -> Watched:
-        """Infer everything about a clip but its reconstruction, all frames at once."""
-        batch, time = frames.shape[:2]
-        first = self._episode_starts(is_first, batch, time, fresh=belief is None)
-        tokens, perceived = self._perceive(frames, first, belief)
-        context = self._heeded(perceived.context)
+        """Infer everything about a clip but its reconstruction, all frames at once.
 
-        features = self.encoder(frames.flatten(0, 1))
-        slots = self.slot_attention(features.grid)
+        Args:
+            lesson: what is learned from, where that is not everything; the rest is watched at a fraction of the price.
+        """
+        batch, time = frames.shape[:2]
+        studied, pauses = (None, []) if lesson is None else (lesson.studied, lesson.starts)
+        first = self._episode_starts(is_first, batch, time, fresh=belief is None)
+        features = self._features(frames, lesson)
+        looks = self._looks(frames, features.grid, first, None if belief is None else belief.perceiver, studied)
+        slots = reduce(Slots.followed_by, (look.slots for look in looks))
+        perceived_context = torch.cat([look.perceived.context for look in looks])
+        context = self._heeded(perceived_context)
+
         evidence = torch.cat([features.embedding, context.flatten(0, 1), slots.summary()], dim=-1)
-        mean, log_var = self.posterior(evidence).float().unflatten(0, (batch, time)).chunk(2, dim=-1)
-        # Between e^-8 and e^2: a posterior can neither vanish nor drown the latent.
-        log_var = -3 + 5 * torch.tanh(log_var / 5)
+        mean, log_var = (x.unflatten(0, (batch, time)) for x in self.posterior(features.places, evidence))
         drawn = self.training if sample is None else sample
         latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean) if drawn else mean
 
@@ -305,16 +353,24 @@ class WorldModel(nn.Module):
         # the difference of two such readings.
         hidden, states = self._carry(mean, context, actions, state, is_first, [*pauses, time - 1])
         hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
-        context_before = _shift(context, None if belief is None else belief.context, first)
-        latents_before = _shift(mean, None if belief is None else belief.latents, first)
-        prior = self.prior(torch.cat([hidden_before, context_before, latents_before], dim=-1), latents_before)
+        prior = self.prior(hidden_before)
 
-        seen = slots.attention.unflatten(0, (batch, time))
-        memory = self.schema.uniform(batch)
-        seen_before = _shift(seen, memory if belief is None else belief.attention_memory, None)
-        seen_before = torch.where(first[..., None, None], memory[:, None], seen_before)
-        expected = self.schema(seen_before.flatten(0, 1), hidden_before.flatten(0, 1), latents.flatten(0, 1))
-        attention = self.schema.fuse(seen.flatten(0, 1), expected).unflatten(0, (batch, time))
+        memory = self.schema.uniform(batch) if belief is None else belief.attention_memory
+        attended = [
+            self._attend(look.slots, memory[rows], first[rows], hidden_before[rows], latents[rows], learns=learns)
+            for look, rows, learns in zip(looks, *_portions(batch, studied), strict=True)
+        ]
+        seen, expected, attention = (torch.cat(maps) for maps in zip(*attended, strict=True))
+        assert looks[0].tokens is not None  # the first clips are the studied ones
+        study = Studied(
+            clips=len(attended[0][0]),
+            tokens=looks[0].tokens,
+            perceived=looks[0].perceived,
+            slots=looks[0].slots,
+            expected=attended[0][1],
+            attention=attended[0][2],
+        )
+        cache = looks[0].perceived.cache if len(looks) == 1 else None
 
         def belief_at(t: int, state: RecurrentState) -> Belief:
             return Belief(
@@ -325,13 +381,14 @@ class WorldModel(nn.Module):
                 attention_map=attention[:, t],
                 attention_memory=seen[:, t],
                 latents=mean[:, t],
-                perceiver=perceived.cache if t == time - 1 else None,
+                perceiver=cache if t == time - 1 else None,
             )
 
         beliefs = [belief_at(t, state) for t, state in zip([*pauses, time - 1], states, strict=True)]
         return Watched(
-            tokens=tokens,
-            perceived=perceived,
+            studied=study,
+            looks=looks,
+            perceived_context=perceived_context,
             latent_mean=mean,
             latent_log_var=log_var,
             latents=latents,
@@ -340,7 +397,7 @@ class WorldModel(nn.Module):
             prior=prior,
             slots=slots,
             seen=seen,
-            expected=expected.unflatten(0, (batch, time)),
+            expected=expected,
             attention=attention,
             belief=beliefs[-1],
             paused=tuple(beliefs[:-1]),
@@ -356,16 +413,56 @@ class WorldModel(nn.Module):
             first = torch.cat([torch.ones_like(first[:, :1]), first[:, 1:]], dim=1)
         return first
 
+    def _features(self, frames: Tensor, lesson: losses.Lesson | None) -> FrameFeatures:
+        """What the encoder makes of all frames, with a graph for those that teach it."""
+        flat = frames.flatten(0, 1)
+        if lesson is None or not torch.is_grad_enabled():
+            return self.encoder(flat)
+        teaches = torch.zeros(frames.shape[:2], dtype=torch.bool, device=flat.device)
+        teaches[: lesson.studied] = True
+        teaches[:, lesson.decoded] = True
+        order = (~teaches.flatten()).sort(stable=True).indices
+        learned, watched = order.split([int(teaches.sum()), int((~teaches).sum())])
+        features = self.encoder(flat[learned])
+        if len(watched):
+            with torch.no_grad():
+                others = self.encoder(flat[watched])
+            features = features.followed_by(others)
+        return features[order.argsort()]
+
+    def _looks(
+        self, frames: Tensor, grid: Tensor, is_first: Tensor, cache: PerceiverCache | None, studied: int | None
+    ) -> tuple[Look, ...]:
+        """Tokens, context and slots of the clips that are studied, and of the others."""
+        grid = grid.unflatten(0, frames.shape[:2])
+        looks = []
+        for rows, learns in zip(*_portions(len(frames), studied), strict=True):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+                past = None if cache is None else cache[rows]
+                indices, tokens, perceived = self._perceive(frames[rows], is_first[rows], past, learns=learns)
+                looks.append(Look(indices, tokens, perceived, self.slot_attention(grid[rows].flatten(0, 1))))
+        return tuple(looks)
+
     def _perceive(
-        self, frames: Tensor, is_first: Tensor | None, belief: Belief | None
-    ) -> tuple[TokenizerOutput, PerceiverOutput]:
-        batch, time = frames.shape[:2]
-        if is_first is None:
-            is_first = self._episode_starts(None, batch, time, fresh=True)
-        tokens = self.tokenizer(frames.flatten(0, 1))
+        self, frames: Tensor, is_first: Tensor, cache: PerceiverCache | None, *, learns: bool = True
+    ) -> tuple[Tensor, TokenizerOutput | None, PerceiverOutput]:
+        tokens = self.tokenizer(frames.flatten(0, 1)) if learns else None
+        indices = self.tokenizer.encode(frames.flatten(0, 1)) if tokens is None else tokens.indices
         # The Perceiver reads the codes; it does not bend them: codes that are easy to predict would say little.
-        codes = tokens.codes.detach().flatten(1, 2).unflatten(0, (batch, time))
-        return tokens, self.perceiver(codes, is_first, None if belief is None else belief.perceiver)
+        codes = self.tokenizer.codes(indices) if tokens is None else tokens.codes.detach()
+        return indices, tokens, self.perceiver(codes.flatten(1, 2).unflatten(0, is_first.shape), is_first, cache)
+
+    def _attend(
+        self, slots: Slots, memory: Tensor, is_first: Tensor, hidden_before: Tensor, latents: Tensor, *, learns: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the slots see, what the schema expected, and both fused: (B, T, G, G) each."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            seen = slots.attention.unflatten(0, is_first.shape)
+            before = _shift(seen, memory, None)
+            before = torch.where(is_first[..., None, None], self.schema.uniform(1), before)
+            expected = self.schema(before.flatten(0, 1), hidden_before.flatten(0, 1), latents.flatten(0, 1))
+            attention = self.schema.fuse(seen.flatten(0, 1), expected)
+            return seen, *(maps.unflatten(0, is_first.shape) for maps in (expected, attention))
 
     def _heeded(self, context: Tensor) -> Tensor:
         """The context as belief and dynamics are given it: zeros where the Perceiver is not to be heard."""
@@ -385,7 +482,9 @@ class WorldModel(nn.Module):
         for stop in stops:
             piece = slice(start, stop + 1)
             first = None if is_first is None else is_first[:, piece]
-            output, state = self.core(latents[:, piece], context[:, piece], actions[:, piece], state, first)
+            output, state = self.core(
+                self.prior.standardised(latents[:, piece]), context[:, piece], actions[:, piece], state, first
+            )
             outputs.append(output)
             states.append(state)
             start = stop + 1
@@ -401,17 +500,17 @@ class WorldModel(nn.Module):
     ) -> Imagined:
         """Step the belief forward on its own predictions. `draw` takes a latent from each prior."""
         state, memory = belief.recurrent, belief.attention_memory
-        hidden, context, z = belief.hidden, belief.context, belief.latents
+        hidden = belief.hidden
         priors: list[MixturePrior] = []
         taken: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for action in actions.unbind(dim=1):
-            prior = self.prior(torch.cat([hidden, context, z], dim=-1), z)
+            prior = self.prior(hidden)
             z = draw(prior)
             memory = self.schema(memory, hidden, z)
             # Detached: the head foretells the context. Open to the dream's losses it served as one more latent, far
             # from any context that was ever watched.
             context = self._heeded(self.context_head(torch.cat([hidden, z], dim=-1)).detach())
-            output, state = self.core(z[:, None], context[:, None], action[:, None], state)
+            output, state = self.core(self.prior.standardised(z[:, None]), context[:, None], action[:, None], state)
             hidden = output[:, 0]
             priors.append(prior)
             taken.append((z, context, hidden, memory))
@@ -434,27 +533,54 @@ class WorldModel(nn.Module):
         A guess tells nothing that the belief did not know, so nothing is fed back, and no error of a guess is ever
         taken for an observation. All steps run at once, but for the maps of attention, each moved from the last.
         """
-        hidden, state = self.core.onward(actions, belief.recurrent)
-        before = torch.cat([belief.hidden[:, None].to(hidden.dtype), hidden[:, :-1]], dim=1)
-        steps = actions.shape[1]
-        seen_context, seen_latents = (F.pad(x[:, None], (0, 0, 0, steps - 1)) for x in (belief.context, belief.latents))
-        prior = self.prior(torch.cat([before, seen_context, seen_latents], dim=-1), seen_latents)
+        before, hidden, state = self.onward(belief.hidden, belief.recurrent, actions)
+        prior = self.prior(before)
         latents = prior.mean()
         context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
         maps = [belief.attention_memory]
-        for k in range(steps):
+        for k in range(actions.shape[1]):
             maps.append(self.schema(maps[-1], before[:, k], latents[:, k]))
         last = replace(
             belief,
             recurrent=state,
             hidden=hidden[:, -1],
-            context=torch.zeros_like(belief.context),
+            context=context[:, -1],
             attention_map=maps[-1],
             attention_memory=maps[-1],
-            latents=torch.zeros_like(belief.latents),
+            latents=latents[:, -1],
             perceiver=None,
         )
         return Imagined(prior, latents, context, hidden, torch.stack(maps[1:], dim=1), last)
+
+    def onward(
+        self,
+        hidden: Float[Tensor, "batch hidden"],
+        state: RecurrentState,
+        actions: Float[Tensor, "batch k action"],
+    ) -> tuple[Float[Tensor, "batch k hidden"], Float[Tensor, "batch k hidden"], RecurrentState]:
+        """Dynamics with closed eyes: h before and after each of the next k frames, and the core's state at the end."""
+        after, state = self.core.onward(actions, state)
+        return torch.cat([hidden[:, None].to(after.dtype), after[:, :-1]], dim=1), after, state
+
+    def conditions(
+        self,
+        latents: Float[Tensor, "batch time latent"],
+        context: Float[Tensor, "batch time context"],
+        actions: Float[Tensor, "batch time action"],
+        is_first: Bool[Tensor, "batch time"],
+        start: int,
+        steps: int,
+    ) -> tuple[Float[Tensor, "batch time hidden"], Float[Tensor, "batch steps hidden"]]:
+        """The h from which the prior expects clips that were watched: just before each frame, and before each of the
+        `steps` frames after frame `start`, had the eyes been closed from there on."""
+        batch, time = latents.shape[:2]
+        stops = [start, time - 1] if start < time - 1 else [start]
+        heard = self._heeded(context)
+        hidden, states = self._carry(latents, heard, actions, self.core.initial(batch), is_first, stops)
+        watching = _shift(hidden, None, self._episode_starts(is_first, batch, time, fresh=True))
+        if not steps:
+            return watching, hidden[:, :0]
+        return watching, self.onward(hidden[:, start], states[0], actions[:, start + 1 : start + 1 + steps])[0]
 
     def decode(
         self, latents: Float[Tensor, "batch time latent"], attention: Float[Tensor, "batch time grid grid"]
@@ -466,16 +592,6 @@ class WorldModel(nn.Module):
         """
         batch, time = latents.shape[:2]
         return self.decoder(latents.flatten(0, 1), attention.flatten(0, 1)).unflatten(0, (batch, time))
-
-    def veil(self, attention: Float[Tensor, "batch time grid grid"]) -> Float[Tensor, "batch time grid grid"]:
-        """The maps with which training decodes: in half of the frames an even one takes their place.
-
-        There the latent must carry the whole frame, and every pixel counts alike; in the other half attention refines
-        it. Without, the likelihood asks only what is at the attended place, and the latent need not know where that is.
-        """
-        even = attention.new_tensor(1.0 / attention.shape[-1] ** 2)
-        veiled = torch.rand(*attention.shape[:2], 1, 1, device=attention.device) < 0.5
-        return torch.where(veiled, even, attention)
 
     # ------------------------------------------------------------------ parameters
 
@@ -516,10 +632,10 @@ class WorldModel(nn.Module):
         """The adversary's own loss on real and made clips (B, T, 3, H, W), for critic steps beyond the first."""
         return losses.discriminator_loss(self.discriminator, to_unit_frames(observations), fake.detach())[0]
 
-    def _output(self, watched: Watched, mean: Tensor) -> SequenceOutput:
-        batch, time = mean.shape[:2]
+    def _output(self, watched: Watched) -> SequenceOutput:
+        batch, time = watched.hidden.shape[:2]
         return SequenceOutput(
-            context=watched.perceived.context,
+            context=watched.perceived_context,
             latents=watched.latents,
             latent_mean=watched.latent_mean,
             latent_log_var=watched.latent_log_var,
@@ -529,11 +645,17 @@ class WorldModel(nn.Module):
             attention_prior=watched.expected,
             attention_seen=watched.seen,
             slot_maps=watched.slots.maps.unflatten(0, (batch, time)),
-            tokens=watched.tokens.indices.unflatten(0, (batch, time)),
-            next_token_logits=watched.perceived.next_token_logits,
-            reconstruction_mean=mean,
+            tokens=torch.cat([look.indices for look in watched.looks]).unflatten(0, (batch, time)),
+            perceived=tuple(look.perceived for look in watched.looks),
             belief=watched.belief,
         )
+
+
+def _portions(batch: int, studied: int | None) -> tuple[list[slice], list[bool]]:
+    """The rows of a batch that are studied and the rest of them, if any; and which of the two are studied."""
+    if studied is None or studied >= batch:
+        return [slice(0, batch)], [True]
+    return [slice(0, studied), slice(studied, batch)], [True, False]
 
 
 def _head(inputs: int, width: int, outputs: int) -> nn.Sequential:

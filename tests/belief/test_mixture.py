@@ -135,15 +135,27 @@ def test_as_many_components_matter_as_the_data_have_modes(modes: int):
     assert float(by_mode.max(-1).values.min()) > 0.75
 
 
-def test_the_last_latent_is_carried_into_every_component_as_the_condition_says():
+def test_a_prior_speaks_in_the_units_of_the_latents_it_follows():
     prior = make()
-    condition, previous = torch.randn(5, 4), torch.randn(5, 3)
-    fresh = prior(condition, previous)
-    torch.testing.assert_close(fresh.means, prior(condition).means, msg="a fresh prior hands no noise on")
-    torch.nn.init.normal_(prior.carry.weight)
-    moved = (prior(condition, previous).means - prior(condition).means) / previous[:, None]
-    torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), atol=1e-3, rtol=1e-3)
-    assert float(moved[:, 0].std(0).detach().min()) > 0, "how much stays depends on the condition"
+    latents = torch.tensor([0.01, 5.0, 100.0]) * torch.randn(4, 500, 3) + torch.tensor([0.0, -3.0, 40.0])
+    for _ in range(400):
+        prior.follow(latents)
+    standard = prior.standardised(latents).flatten(0, 1)
+    torch.testing.assert_close(standard.mean(0), torch.zeros(3), atol=0.05, rtol=0)
+    torch.testing.assert_close(standard.std(0), torch.ones(3), atol=0.05, rtol=0)
+    fresh = make()(torch.zeros(7, 4))  # the same network, in units of one
+    mixture = prior(torch.zeros(7, 4))
+    torch.testing.assert_close(mixture.means, prior.offset + prior.scale * fresh.means)
+    moved = fresh.moved(prior.offset, prior.scale)
+    z = prior.offset + prior.scale * torch.randn(7, 3)
+    there = fresh.log_prob(prior.standardised(z)) - prior.scale.log().sum()
+    torch.testing.assert_close(moved.log_prob(z), there, msg="a change of units changes no probability")
+
+
+def test_latents_that_are_not_finite_leave_the_units_as_they_are():
+    prior = make()
+    prior.follow(torch.full((2, 3), torch.nan))
+    assert torch.equal(prior.offset, torch.zeros(3)) and torch.equal(prior.scale, torch.ones(3))
 
 
 def test_stacked_mixtures_are_those_that_were_stacked():

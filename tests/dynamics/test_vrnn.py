@@ -39,6 +39,7 @@ def test_reset_forgets_what_came_before_and_only_there():
 
 def test_every_input_moves_the_belief():
     core, inputs = make(), clip()
+    torch.nn.init.normal_(core.from_context.weight)  # which a fresh core does not hear
     for i in range(3):
         changed = [x.clone() for x in inputs]
         changed[i][:, 2] += 1

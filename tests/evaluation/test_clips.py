@@ -7,7 +7,7 @@ import torch
 
 from aime.data.store import EpisodeStore
 from aime.errors import DataError
-from aime.evaluation.clips import copy_last, count_clips, load_clips, mean_training_frame, somebody_elses, state_names
+from aime.evaluation.clips import copy_last, count_clips, load_clips, somebody_elses, state_names
 from aime.evaluation.metrics import moving_pixels
 from tests.evaluation.conftest import write_store
 
@@ -62,7 +62,7 @@ def test_copying_the_last_frame() -> None:
 def test_the_mean_frame_is_that_of_the_training_split(toy_store: EpisodeStore) -> None:
     pixels = [torch.from_numpy(toy_store.episode(i)["pixels"]) for i in toy_store.split("train")]
     expected = torch.cat(pixels).double().mean(dim=0).permute(2, 0, 1) / 255
-    torch.testing.assert_close(mean_training_frame(toy_store).double(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(toy_store.mean_frame()).double(), expected, atol=1e-6, rtol=0)
 
 
 def test_real_episodes_have_states_by_name_and_a_body(cartpole_store_path: Path) -> None:

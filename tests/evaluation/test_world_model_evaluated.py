@@ -45,7 +45,7 @@ def test_the_bound_is_likelihood_and_kl_of_one_draw(model: WorldModel, toy_store
         output = model.forward_sequence(clips.observations, clips.actions, clips.is_first, sample=True)
     assert bound is not None
     precision = precision_map(output.attention_prior.flatten(0, 1), 32, model.config.attention_floor)
-    sigma = model.noise.log_sigma("frame").exp() / precision.sqrt().view(2, 6, 1, 32, 32)
+    sigma = model.noise.log_sigma("frame")[1].exp() / precision.sqrt().view(2, 6, 1, 32, 32)
     frames = clips.observations.float() / 255
     likelihood = torch.distributions.Normal(output.reconstruction_mean, sigma).log_prob(frames).sum(dim=(2, 3, 4))
     posterior = torch.distributions.Normal(output.latent_mean, (0.5 * output.latent_log_var).exp())

@@ -11,7 +11,7 @@ from aime.perception.decoder import resize_matrix
 
 def small(image_size: int = 32, grid: int = 10, seed: int = 0) -> FrameDecoder:
     torch.manual_seed(seed)
-    return FrameDecoder(channels=8, image_size=image_size, latent_dim=6, attention_grid=grid)
+    return FrameDecoder(channels=8, image_size=image_size, latent_dim=6, hidden_dim=16, attention_grid=grid)
 
 
 def trained_like(decoder: FrameDecoder) -> FrameDecoder:

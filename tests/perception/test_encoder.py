@@ -74,8 +74,8 @@ def test_gradients_reach_every_parameter_also_under_autocast() -> None:
     encoder = FrameEncoder(channels=8, image_size=32, embed_dim=20)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = encoder(torch.rand(4, 3, 32, 32))
-        loss = out.embedding.square().mean() + out.grid.float().square().mean()
-    assert out.embedding.dtype == torch.float32
+        loss = out.embedding.square().mean() + out.grid.float().square().mean() + out.places.square().mean()
+    assert out.embedding.dtype == out.places.dtype == torch.float32
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
     encoder.zero_grad()
@@ -83,9 +83,22 @@ def test_gradients_reach_every_parameter_also_under_autocast() -> None:
         for p in encoder.parameters():
             p.add_(0.01)
     out = encoder(torch.rand(4, 3, 32, 32))
-    (out.embedding.square().mean() + out.grid.square().mean()).backward()
+    (out.embedding.square().mean() + out.grid.square().mean() + out.places.square().mean()).backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_fresh_keypoints_move_with_what_moves() -> None:
+    """A small body on an even ground: where it is must be told from the first step on, in units of the frame."""
+    torch.manual_seed(0)
+    encoder = FrameEncoder(channels=8, image_size=64, embed_dim=20)
+    frames = torch.full((2, 3, 64, 64), 0.3)
+    frames[0, :, 28:36, 8:16] = 1.0
+    frames[1, :, 28:36, 48:56] = 1.0
+    with torch.no_grad():
+        left, right = encoder(frames).places
+    rows, columns = (right - left).chunk(2)
+    assert columns.abs().max() > 0.5 and columns.abs().mean() > rows.abs().mean()
 
 
 def test_an_impossible_size_is_refused() -> None:

@@ -29,6 +29,11 @@ class Slots:
         """The bottom-up attention map: the slots' maps weighted by their gates, summing to 1."""
         return torch.einsum("ns,nshw->nhw", self.gates, self.maps)
 
+    def followed_by(self, others: Slots) -> Slots:
+        """These frames' slots and then those of other frames."""
+        pairs = ((self.vectors, others.vectors), (self.maps, others.maps), (self.gates, others.gates))
+        return Slots(*(torch.cat(pair) for pair in pairs))
+
     def summary(self) -> Float[Tensor, "n features"]:
         """One vector per frame for the posterior: what the slots hold, where each one is, and how much it matters."""
         return torch.cat([self.vectors.flatten(1), slot_centres(self.maps).flatten(1), self.gates], dim=-1)

@@ -29,11 +29,15 @@ def divergences(
     reverse.
     """
     precision = torch.exp(-log_vars)
-    # Only the distance is computed pair by pair; multiplied out, it would cancel catastrophically.
-    offset = means[..., :, None, :] - means[..., None, :, :]
-    distance = (offset * torch.exp(-0.5 * log_vars)[..., None, :, :]).square().sum(-1)
-    one_way = torch.exp(log_vars) @ precision.mT - means.shape[-1] + distance
-    return 0.25 * (one_way + one_way.mT)
+    # Only the distance is computed pair by pair, each pair once; multiplied out, it would cancel catastrophically.
+    count = means.shape[-2]
+    first, second = torch.tril_indices(count, count, -1, device=means.device)
+    offset = means[..., first, :] - means[..., second, :]
+    apart = (offset.square() * (precision[..., first, :] + precision[..., second, :])).sum(-1)
+    distance = apart.new_zeros(*apart.shape[:-1], count, count)
+    distance[..., first, second] = apart
+    one_way = torch.exp(log_vars) @ precision.mT - means.shape[-1]
+    return 0.25 * (one_way + one_way.mT + distance + distance.mT)
 
 
 def handover(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -76,6 +76,10 @@ class MixturePrior:
     def detach(self) -> MixturePrior:
         """The same mixture, through which no gradient flows: the fixed side of a balanced divergence."""
         return self.map(Tensor.detach)
+
+    def moved(self, offset: Float[Tensor, " latent"], scale: Float[Tensor, " latent"]) -> MixturePrior:
+        """The mixture of offset + scale · z, for z of this one."""
+        return replace(self, means=offset + scale * self.means, log_vars=self.log_vars + 2 * scale.log())
 
     # --- densities ---------------------------------------------------------------------------------------------------
 

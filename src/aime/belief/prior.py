@@ -3,7 +3,7 @@
 A truncated Dirichlet-process mixture of Gaussians (DPGMM), amortised. Generative side: concentration α ~ Gamma, sticks
 v_k ~ Beta(1, α), weights π from the sticks, z ~ Σ_k π_k N(m_k, s_k). Variational side: q(α) = Gamma and q(v_k) =
 Kumaraswamy (Nalisnick & Smyth 2017), whose parameters, like the components' means and log-variances, come from a
-network of the condition; in a sequence the means also carry a share of the latent before.
+network of the condition.
 """
 
 from __future__ import annotations
@@ -46,11 +46,15 @@ class DPGMMPrior(nn.Module):
     """p(z | condition) as a truncated Dirichlet-process mixture of K Gaussians.
 
     Args:
-        condition_dim: size of the condition, cat[h, c].
+        condition_dim: size of the condition: in the world model h.
         latent_dim: Z. max_components: the truncation K; 1 makes it a single Gaussian. hidden_dim: width of the network.
     """
 
     usage: Tensor
+    offset: Tensor
+    """Running mean of the latents …"""
+    scale: Tensor
+    """… and their running standard deviation: the units in which the network speaks."""
     # The divergence needs no parameters of the prior; it is found here as well, where one looks for it.
     compute_kl_divergence_mc = staticmethod(compute_kl_divergence_mc)
 
@@ -70,21 +74,20 @@ class DPGMMPrior(nn.Module):
         )
         # What all components' means have in common learns from every frame, each one's own part from those it explains.
         self.common_mean = nn.Linear(hidden_dim, latent_dim)
-        # How much of the last latent stays: with it the rest only has to say what changes.
-        self.carry = nn.Linear(hidden_dim, latent_dim)
         self.means = nn.Linear(hidden_dim, max_components * latent_dim)
         self.log_vars = nn.Linear(hidden_dim, max_components * latent_dim)
         # Log a and log b of each stick, then log shape and log rate of q(α): read out as they are, under no norm.
         self.sticks = nn.Linear(hidden_dim, 2 * (max_components - 1) + 2)
         self.register_buffer("usage", torch.full((max_components,), 1 / max_components))
+        self.register_buffer("offset", torch.zeros(latent_dim))
+        self.register_buffer("scale", torch.ones(latent_dim))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Start with components spread over a standard normal, each as likely as the next, for every condition."""
-        for head in (self.common_mean, self.carry):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        nn.init.zeros_(self.common_mean.weight)
+        nn.init.zeros_(self.common_mean.bias)
         for head in (self.means, self.log_vars, self.sticks):
             nn.init.normal_(head.weight, std=0.1 / math.sqrt(head.in_features))
             nn.init.zeros_(head.bias)
@@ -99,13 +102,8 @@ class DPGMMPrior(nn.Module):
         self.sticks.bias.copy_(torch.cat([torch.zeros_like(left), left.log(), alpha.log()]))
         self.usage.fill_(1 / self.max_components)
 
-    def forward(
-        self, condition: Float[Tensor, "*batch condition"], previous: Float[Tensor, "*batch latent"] | None = None
-    ) -> MixturePrior:
+    def forward(self, condition: Float[Tensor, "*batch condition"]) -> MixturePrior:
         """The mixture for each condition (*batch, condition_dim).
-
-        Where the latent `previous` to the one in question is known, the condition says per dimension how much of it
-        stays in every component's mean (nothing at first): a linear dynamics of its own for each moment.
 
         In train mode the sticks are drawn, one uniform number each, and gradients reach their parameters; in eval
         mode their means are used, which gives the mean weights and nothing random. Raises ShapeError for a condition
@@ -119,10 +117,7 @@ class DPGMMPrior(nn.Module):
             # deviation.
             features = features.to(self.means.weight.dtype)
             shape = (self.max_components, self.latent_dim)
-            common = self.common_mean(features)
-            if previous is not None:
-                common = common + self.carry(features) * previous.to(features.dtype)
-            means = common.unsqueeze(-2) + self.means(features).unflatten(-1, shape)
+            means = self.common_mean(features).unsqueeze(-2) + self.means(features).unflatten(-1, shape)
             log_vars = soft_clamp(self.log_vars(features).unflatten(-1, shape), *LOG_VAR_RANGE)
             sizes = [self.max_components - 1, self.max_components - 1, 2]
             log_a, log_b, log_alpha = self.sticks(features).split(sizes, dim=-1)
@@ -133,7 +128,25 @@ class DPGMMPrior(nn.Module):
             else:
                 log_weights = log_stick_weights(kumaraswamy_mean(a, b))
             log_weights = coalesce(log_weights, handover(means, log_vars))
-        return MixturePrior(log_weights, means, log_vars, a, b, alpha_shape, alpha_rate, ALPHA_PRIOR)
+            mixture = MixturePrior(log_weights, means, log_vars, a, b, alpha_shape, alpha_rate, ALPHA_PRIOR)
+            return mixture.moved(self.offset, self.scale)
+
+    def standardised(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
+        """Latents in units of their running standard deviation, from their running mean."""
+        return (latents - self.offset) / self.scale
+
+    @torch.no_grad()
+    def follow(self, latents: Float[Tensor, "*batch latent"], decay: float = 0.98) -> None:
+        """Move the units towards those of these latents.
+
+        What size a latent has is the encoder's choice, and changes while it learns. A prior that had to learn sizes by
+        gradient would lag behind, as clusters that cover where latents tend to be, whatever the condition.
+        """
+        variance, mean = torch.var_mean(latents.float().flatten(0, -2), dim=0, correction=0)
+        deviation = (variance + (mean - self.offset).square() * decay).sqrt().clamp_min(1e-3)
+        finite = torch.isfinite(mean).all() & torch.isfinite(deviation).all()
+        self.offset.lerp_(torch.where(finite, mean, self.offset), 1 - decay)
+        self.scale.lerp_(torch.where(finite, deviation, self.scale), 1 - decay)
 
     @torch.no_grad()
     def relocate(
@@ -145,4 +158,7 @@ class DPGMMPrior(nn.Module):
         that some clips judge what others propose) and their mixture: parameters change in place. `decay` is that of
         the running mean of the components' use, over calls. See `aime.belief.relocation`.
         """
-        return relocation.relocate(self.means, self.log_vars, self.usage, latents, mixture, decay)
+        inner = mixture.moved(-self.offset / self.scale, 1 / self.scale)
+        return relocation.relocate(
+            self.means, self.log_vars, self.usage, self.standardised(latents.to(inner.means.dtype)), inner, decay
+        )

@@ -28,6 +28,8 @@ __all__ = ["EpisodeRecord", "EpisodeStore", "ShardRecord", "ShardWriter", "Store
 
 _OPEN_SHARDS = 32
 """Shards a process keeps open; each costs a file descriptor and up to 2 MB of cache."""
+_MEAN_EPISODES = 256
+"""Episodes whose mean frame is the training split's, near enough."""
 
 
 class EpisodeStore:
@@ -168,6 +170,20 @@ class EpisodeStore:
                 raise unknown("column", name, self.columns)
         opened = self._open(record.shard)
         return read_rows(opened, self.path / record.shard, names, record.offset + start, record.offset + stop)
+
+    def mean_frame(self) -> np.ndarray:
+        """The mean of the training split's frames, float32 (3, H, W) in [0, 1]: the scene, and nothing of the moment.
+
+        Over at most 256 episodes, spread evenly over the split.
+        """
+        ids = self.split("train")
+        chosen = np.linspace(0, len(ids) - 1, min(len(ids), _MEAN_EPISODES)).round().astype(int)
+        total, frames = np.zeros((3, self.image_size, self.image_size)), 0
+        for place in chosen:
+            pixels = self.episode(ids[place], ["pixels"])["pixels"]
+            total += pixels.sum(axis=0, dtype=np.float64).transpose(2, 0, 1)
+            frames += len(pixels)
+        return (total / frames / 255.0).astype(np.float32)
 
     def close(self) -> None:
         """Closes the shards; reading opens them again."""

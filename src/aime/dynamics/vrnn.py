@@ -36,12 +36,16 @@ class RecurrentCore(nn.Module):
 
     def __init__(self, *, latent_dim: int, context_dim: int, action_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.hidden_dim, self.seen_dim = hidden_dim, latent_dim + context_dim
-        self.embed = nn.Sequential(
-            nn.Linear(latent_dim + context_dim + action_dim + 1, hidden_dim),  # the last says that the eyes are closed
-            nn.LayerNorm(hidden_dim),
-            nn.SiLU(),
-        )
+        self.hidden_dim = hidden_dim
+        # Each input has a map of its own, so that none drowns the others by its size alone, and the context, which says
+        # little before the Perceiver has learned, begins unheard.
+        self.from_latent = nn.Linear(latent_dim, hidden_dim)
+        self.from_action = nn.Linear(action_dim, hidden_dim, bias=False)
+        self.from_context = nn.Linear(context_dim, hidden_dim, bias=False)
+        nn.init.zeros_(self.from_context.weight)
+        self.closed_eyes = nn.Parameter(torch.randn(hidden_dim) * 0.5)
+        """What stands in a latent's place where nothing is seen."""
+        self.embed = nn.Sequential(nn.LayerNorm(hidden_dim), nn.SiLU())
         self.lstm = nn.LSTM(hidden_dim, hidden_dim, batch_first=True)
         self.norm = nn.LayerNorm(hidden_dim)
         weights, biases = dict(self.lstm.named_parameters()), ("bias_ih_l0", "bias_hh_l0")
@@ -74,7 +78,7 @@ class RecurrentCore(nn.Module):
         Returns:
             h[t] for every frame (layer-normed), and the state after the last one.
         """
-        inputs = self.embed(torch.cat([latents, context, actions, actions.new_zeros(*actions.shape[:2], 1)], dim=-1))
+        inputs = self.embed(self.from_latent(latents) + self.from_action(actions) + self.from_context(context))
         outputs = []
         for start, stop in _segments(is_first, inputs.shape[1]):
             if is_first is not None:
@@ -89,9 +93,7 @@ class RecurrentCore(nn.Module):
         self, actions: Float[Tensor, "batch time action"], state: RecurrentState
     ) -> tuple[Float[Tensor, "batch time hidden"], RecurrentState]:
         """Carry the belief on with closed eyes, by the actions alone; otherwise as `forward`, and as fused."""
-        batch, time = actions.shape[:2]
-        unseen, closed = actions.new_zeros(batch, time, self.seen_dim), actions.new_ones(batch, time, 1)
-        inputs = self.embed(torch.cat([unseen, actions, closed], dim=-1))
+        inputs = self.embed(self.closed_eyes + self.from_action(actions))
         output, (hidden, cell) = self.lstm(inputs, (state.hidden.to(inputs.dtype), state.cell.to(inputs.dtype)))
         return self.norm(output), RecurrentState(hidden, cell)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -16,9 +15,6 @@ from torch import Tensor
 from aime.data.dataset import fixed_clips
 from aime.data.store import EpisodeStore
 from aime.errors import DataError
-
-MEAN_FRAME_EPISODES = 256
-"""Training episodes that the mean frame is taken over at most, spread evenly over the split."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +99,6 @@ def somebody_elses(episode: Int[Tensor, " clips"], seed: int) -> Int[Tensor, " c
 def copy_last(observations: Float[Tensor, "clips time 3 h w"], horizon: int) -> Float[Tensor, "clips horizon 3 h w"]:
     """The last frame watched, for every horizon."""
     return observations[:, -1:].expand(-1, horizon, -1, -1, -1)
-
-
-def mean_training_frame(store: EpisodeStore) -> Float[Tensor, "3 height width"]:
-    """The mean of the training split's frames: what a model says that knows the scene and nothing of the moment."""
-    ids = store.split("train")
-    chosen = np.linspace(0, len(ids) - 1, min(len(ids), MEAN_FRAME_EPISODES)).round().astype(int)
-    total = np.zeros((3, store.image_size, store.image_size))
-    frames = 0
-    for place in chosen:
-        pixels = store.episode(ids[place], ["pixels"])["pixels"]
-        total += pixels.sum(axis=0, dtype=np.float64).transpose(2, 0, 1)
-        frames += len(pixels)
-    return torch.from_numpy(total / frames / 255.0).float()
 
 
 def state_names(store: EpisodeStore, count: int) -> list[str]:

@@ -81,7 +81,7 @@ def _world_model_bound(
     mean = output.reconstruction_mean.float().flatten(0, 1)
     expected = output.attention_prior.flatten(0, 1)
     precision = precision_map(expected, model.config.input_dim, model.config.attention_floor)
-    nll = gaussian_nll(frames, mean, model.noise.log_sigma("frame"), precision).unflatten(0, observations.shape[:2])
+    nll = gaussian_nll(frames, mean, model.noise.log_sigma("frame")[1], precision).unflatten(0, observations.shape[:2])
     posterior = torch.distributions.Normal(output.latent_mean, torch.exp(0.5 * output.latent_log_var))
     kl = posterior.log_prob(output.latents).sum(dim=-1) + output.surprise
     return nll + kl + output.prior.kl_sticks() + output.prior.kl_alpha()

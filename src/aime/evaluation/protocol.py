@@ -29,7 +29,6 @@ from aime.evaluation.clips import (
     copy_last,
     count_clips,
     load_clips,
-    mean_training_frame,
     somebody_elses,
     state_names,
 )
@@ -130,7 +129,7 @@ class _Run:
     def dream(self, console: Console) -> None:
         """Dream every clip in every way and score it all: nearly all of the work."""
         size = self.config.batch_size
-        mean_frame = mean_training_frame(self.store).to(self.device)
+        mean_frame = torch.from_numpy(self.store.mean_frame()).to(self.device)
         other = self._other_actions()
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("dreaming", total=len(self.clips))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aime.perception.blocks import PositionBias, ResidualBlock, Upsample, group_norm, require_multiple_of_16
+from aime.perception.blocks import group_norm, require_multiple_of_16
 
 
 def resize_matrix(size: int, new_size: int) -> Float[Tensor, "{new_size} {size}"]:
@@ -58,43 +58,50 @@ class Precision(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """A latent state, broadcast coordinates and an attention map to the mean of a frame.
+    """A latent state and an attention map to the mean of a frame.
 
-    The latent is laid out on a grid of image_size / 16 and doubled four times. At each scale position is added (so that
-    places decode crisply) and attention modulates the features.
+    The latent is laid out on a grid of image_size / 16 and doubled four times. At each scale attention modulates the
+    features. What comes out is added to a learned image, the background: mid-grey in a fresh model, and best started
+    from the mean of the frames to learn, so that the latent has to tell from the first step on what moves before it.
 
     Raises `ConfigError` for an `image_size` that is not a multiple of 16.
     """
 
-    def __init__(self, *, channels: int, image_size: int, latent_dim: int, attention_grid: int) -> None:
+    def __init__(
+        self, *, channels: int, image_size: int, latent_dim: int, hidden_dim: int, attention_grid: int
+    ) -> None:
         super().__init__()
         require_multiple_of_16(image_size)
-        self.base_grid = image_size // 16
-        self.base_channels = 4 * channels
-        widths = [4 * channels, 2 * channels, channels, max(8, channels // 2)]
+        widths = [8 * channels, 4 * channels, 2 * channels, channels]
+        self.base_grid, self.base_channels = image_size // 16, widths[0]
         grids = [self.base_grid * 2**i for i in range(4)]
-        self.from_latent = nn.Linear(latent_dim, self.base_channels * self.base_grid**2)
+        # A place is not linear in the latent: half of the decoder's work is to tell where, before any convolution.
+        self.from_latent = nn.Sequential(
+            nn.Linear(latent_dim, hidden_dim),
+            nn.LayerNorm(hidden_dim),
+            nn.SiLU(),
+            nn.Linear(hidden_dim, self.base_channels * self.base_grid**2),
+        )
         self.norms = nn.ModuleList(group_norm(c) for c in widths)
-        self.positions = nn.ModuleList(PositionBias(c, g) for c, g in zip(widths, grids, strict=True))
         self.precisions = nn.ModuleList(Precision(c, attention_grid, g) for c, g in zip(widths, grids, strict=True))
-        self.refine = nn.ModuleList([nn.Identity(), ResidualBlock(widths[1]), ResidualBlock(widths[2]), nn.Identity()])
-        to_pixels = Upsample(widths[-1], 3)
-        nn.init.normal_(to_pixels.conv.weight, std=1e-3)
-        nn.init.zeros_(to_pixels.conv.bias)  # type: ignore[arg-type]
-        self.up = nn.ModuleList([*(Upsample(a, b) for a, b in pairwise(widths)), to_pixels])
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise([*widths, 3])
+        )
+        nn.init.normal_(self.up[-1].weight, std=1e-3)  # type: ignore[arg-type]
+        nn.init.zeros_(self.up[-1].bias)  # type: ignore[arg-type]
+        self.background = nn.Parameter(torch.full((3, image_size, image_size), 0.5))
         self.act = nn.SiLU()
 
     def forward(
         self, latents: Float[Tensor, "n latent"], attention_map: Float[Tensor, "n grid grid"]
     ) -> Float[Tensor, "n 3 h w"]:
-        """The mean of the frames, float32, unbounded (clamp it to [0, 1] to look at); mid-grey in a fresh model.
+        """The mean of the frames, float32, unbounded (clamp it to [0, 1] to look at); at first the background.
 
         `attention_map` sums to one over space.
         """
         relative = attention_map * attention_map.shape[-1] * attention_map.shape[-2]
         x = self.from_latent(latents).unflatten(1, (self.base_channels, self.base_grid, self.base_grid))
         x = x.contiguous(memory_format=torch.channels_last)
-        stages = zip(self.norms, self.positions, self.precisions, self.refine, self.up, strict=True)
-        for norm, position, precision, refine, up in stages:
-            x = up(self.act(precision(refine(position(norm(x))), relative)))
-        return 0.5 + x.float()
+        for norm, precision, up in zip(self.norms, self.precisions, self.up, strict=True):
+            x = up(self.act(precision(norm(x), relative)))
+        return self.background + x.float()

@@ -9,7 +9,9 @@ which output queries may carry input features of their place: here the token tha
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -65,10 +67,14 @@ class PerceiverOutput:
 
     context: Float[Tensor, "b t context"]
     """c[t], from frames ≤ t; float32."""
-    next_token_logits: Float[Tensor, "b t tokens codebook"]
-    """Logits of the tokens of frame t + 1, from frames ≤ t; float32."""
     cache: PerceiverCache
     """The memory with which the next frames can be read."""
+    read_out: Callable[[], Tensor]
+
+    @cached_property
+    def next_token_logits(self) -> Float[Tensor, "b t tokens codebook"]:
+        """Logits of the tokens of frame t + 1, from frames ≤ t; float32. Read out when first asked for."""
+        return self.read_out()
 
 
 class CausalPerceiver(nn.Module):
@@ -154,15 +160,18 @@ class CausalPerceiver(nn.Module):
             remembered.append(_last(keys_values, self.window - 1))
         final = x.flatten(0, 1)
         context = self.to_context(self.read_context(self.context_query, final)[:, 0])
-        # Each query knows what stands at its place now, so that the latents are asked for what changes.
-        queries = self.next_position() + self.from_present(tokens)
-        logits = self.to_logits(self.read_next(queries, final))
+
+        def read_out() -> Tensor:
+            # Each query knows what stands at its place now, so that the latents are asked for what changes.
+            queries = self.next_position() + self.from_present(tokens)
+            return self.to_logits(self.read_next(queries, final)).float().unflatten(0, (b, t))
+
         # A frame of the running episode has the last frame's number; what was never there has none.
         still_visible = _last(episodes == episodes[:, -1:], self.window - 1)
         return PerceiverOutput(
             context=context.float().unflatten(0, (b, t)),
-            next_token_logits=logits.float().unflatten(0, (b, t)),
             cache=PerceiverCache(torch.stack(remembered, dim=1), still_visible),
+            read_out=read_out,
         )
 
     def _chunks(self, episodes: Int64[Tensor, "b total"], t: int, history: int) -> TimeChunks:

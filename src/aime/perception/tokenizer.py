@@ -120,14 +120,15 @@ class VQTokenizer(nn.Module):
 
     def decode(self, indices: Int64[Tensor, "n p p"]) -> Float[Tensor, "n 3 h w"]:
         """Indices of codes to frames in [0, 1]."""
-        return self.reconstruct(self._codes(indices)).clamp(0, 1)
+        return self.reconstruct(self.codes(indices)).clamp(0, 1)
 
     def _features(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p p code"]:
         centred = (frames - 0.5).contiguous(memory_format=torch.channels_last)
         features = self.encoder(centred).float().permute(0, 2, 3, 1)
         return F.normalize(features, dim=-1) * math.sqrt(self.code_dim)
 
-    def _codes(self, indices: Int64[Tensor, "n p p"]) -> Float[Tensor, "n p p code"]:
+    def codes(self, indices: Int64[Tensor, "n p p"]) -> Float[Tensor, "n p p code"]:
+        """The codes with these indices, root mean square one."""
         return self.quantiser.codebook[indices] * math.sqrt(self.code_dim)
 
     def _nearest(self, features: Float[Tensor, "n p p code"]) -> Int64[Tensor, "n p p"]:
@@ -141,7 +142,7 @@ class VQTokenizer(nn.Module):
     ) -> tuple[Float[Tensor, "n p p code"], Int64[Tensor, "n p p"]]:
         if not self.training:
             indices = self._nearest(features)
-            return self._codes(indices), indices
+            return self.codes(indices), indices
         # Detached and in float32: the library's moving averages would otherwise keep the graph, and be rounded to
         # bfloat16 under autocast on a CPU.
         with torch.autocast(features.device.type, enabled=False):

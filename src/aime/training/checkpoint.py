@@ -30,10 +30,12 @@ from aime.config import ModelConfig, ModelSettings, TrainConfig, replace
 from aime.errors import AimeError, CheckpointError, ConfigError
 from aime.training.config_file import differences, from_yaml, settings, to_yaml
 from aime.training.disk import disk_errors, sync
+from aime.training.memory import LatentMemory
 from aime.training.tensor_tree import SEPARATOR, join_tree, load_optimizer_tensors, optimizer_tensors, split_tree
 
 FORMAT, FORMAT_VERSION = "aime-checkpoint", 1
 MODEL, OPTIMIZER, BALANCER = "model.safetensors", "optimizer.safetensors", "balancer.safetensors"
+MEMORY = "memory.safetensors"
 CONFIG, STATE = "config.yaml", "state.json"
 
 
@@ -44,6 +46,7 @@ def save_checkpoint(
     *,
     optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
     balancer: Any = None,
+    memory: LatentMemory | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint. Whatever happens on the way, `folder` is then what it was, or the whole new checkpoint.
@@ -54,6 +57,7 @@ def save_checkpoint(
         config: the run's settings; by default plain ones around the model's.
         optimizers: by name.
         balancer: anything with a `state_dict()` of tensors and JSON values.
+        memory: the latents that dynamics rehearses on.
         state: what else belongs to a run, as JSON values ("step" among them).
 
     Raises:
@@ -72,6 +76,8 @@ def save_checkpoint(
         }
     if balancer is not None:
         tensors[BALANCER], plain = split_tree(balancer.state_dict())
+    if memory is not None:
+        tensors[MEMORY] = memory.state_dict()
 
     writing = folder.with_name(f".writing-{folder.name}")
     with disk_errors(f"checkpoint {folder.name}", folder.parent, "the last whole checkpoint there is untouched"):
@@ -149,9 +155,13 @@ class Checkpoint:
         model.load_state_dict(saved)
 
     def restore_training(
-        self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], balancer: Any
+        self,
+        model: nn.Module,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        balancer: Any,
+        memory: LatentMemory | None = None,
     ) -> None:
-        """Give the optimizers and the balancer back what they were.
+        """Give the optimizers, the balancer and the memory back what they were.
 
         Raises:
             CheckpointError: the checkpoint holds a model alone, so that it can be used but not trained on.
@@ -166,6 +176,8 @@ class Checkpoint:
         for name, optimizer in optimizers.items():
             load_optimizer_tensors(optimizer, model, split_tree(saved.get(name, {}))[0])
         balancer.load_state_dict(join_tree(self._tensors(BALANCER), self.state["balancer"]))
+        if memory is not None:
+            memory.load_state_dict(self._tensors(MEMORY), next(model.parameters()).device)
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         try:

@@ -36,6 +36,7 @@ class PeerUpdater:
         self._precision = precision
         self._world = world or World()
         self.balancer = Unbalanced()
+        self.memory = None
         rate, decay = self._config.learning_rate, self._config.weight_decay
         adam = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
         self.optimizers: dict[str, torch.optim.Optimizer] = {"model": adam}

@@ -38,6 +38,7 @@ from aime.training.runs import RunFolder
 from aime.training.schedule import beta_at, lr_factor
 from aime.training.stop import StopWish, stop_on_signal
 from aime.training.update import Outcome
+from aime.world_model import WorldModel
 
 log = logging.getLogger("aime")
 
@@ -104,6 +105,8 @@ class Trainer:
                     f"world_model {self.config.world_model}"
                 )
             learned.restore_model(self.model)
+        elif isinstance(self.model, WorldModel):
+            self.model.decoder.background.data.copy_(torch.from_numpy(self.store.mean_frame()))
         broadcast_from_first(self.model.state_dict().values(), self.world)
         if self.world.rank > 0:
             seed_everything(self.config.seed + 7919 * self.world.rank + 104729 * self.step)
@@ -207,6 +210,7 @@ class Trainer:
             self.config,
             optimizers=self.updater.optimizers,
             balancer=self.updater.balancer,
+            memory=self.updater.memory,
             state=state,
         )
         self.folder.prune(self.config.keep_checkpoints)
@@ -309,7 +313,7 @@ class Trainer:
         """Put everything where the checkpoint left it; its step, and the seconds it took until there."""
         state = checkpoint.state
         checkpoint.restore_model(self.model)
-        checkpoint.restore_training(self.model, self.updater.optimizers, self.updater.balancer)
+        checkpoint.restore_training(self.model, self.updater.optimizers, self.updater.balancer, self.updater.memory)
         self.stream.load_state_dict(state["data"])
         self.meter.load_state_dict(state["meter"])
         self.skipped.load_state_dict(state["skipped"])

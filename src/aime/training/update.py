@@ -14,18 +14,22 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from aime.config import TrainConfig
+from aime.config import TrainConfig, replace
 from aime.learning.balancers import GradientBalancer
-from aime.losses import judged_clips
+from aime.losses import Recollection, rehearsal
+from aime.outputs import SequenceOutput
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard
+from aime.training.memory import LatentMemory
 from aime.world_model import WorldModel
 
 OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss")
 """The losses that are balanced against each other."""
 ADVERSARY = "discriminator_loss"
 """The loss that trains the discriminator alone."""
+SMALLEST = 1e-3
+"""Norm that a parameter is taken to have at least, when its gradient is clipped in proportion."""
 RELOCATE_EVERY = 10
 """Steps between two looks for a component of the mixture that is better off elsewhere."""
 
@@ -68,6 +72,7 @@ class Updater:
             ),
         }
         self._peaks = {"model": settings.learning_rate, "discriminator": settings.discriminator_learning_rate}
+        self.memory = LatentMemory()
         self._guard = BufferGuard(model)
 
     def step(self, batch: Mapping[str, Tensor], *, lr_factor: float, beta: float) -> Outcome:
@@ -102,7 +107,9 @@ class Updater:
             self._apply("model", bad)
             if against is not None:
                 self._apply("discriminator", bad)
-                self._critic_again(batch["observations"], output.reconstruction_mean.detach(), bad)
+                self._critic_again(batch["observations"], output, bad)
+            self.model.prior.follow(output.latents.detach())
+            self._remember_and_rehearse(batch, output, beta, bad)
             # An idle component of the mixture moves where it is needed, which gradients alone do not make it do.
             if self.balancer.step % RELOCATE_EVERY == 0:
                 self.model.prior.relocate(output.latents.detach(), output.prior.detach())
@@ -110,10 +117,37 @@ class Updater:
         broadcast_from_first(self.model.buffers(), self._world)
         return Outcome(scalars, finite, bad, balance)
 
-    def _critic_again(self, real: Tensor, fake: Tensor, bad: Tensor) -> None:
+    def _remember_and_rehearse(
+        self, batch: Mapping[str, Tensor], output: SequenceOutput, beta: float, bad: Tensor
+    ) -> None:
+        """Dynamics learns again from what was watched lately: a step without frames costs a tenth of one with them."""
+        settings, model = self.config.optimizer, self.model
+        seen = (output.latent_mean, output.latent_log_var, output.context, batch["actions"], batch["is_first"])
+        self.memory.add(Recollection(*(x.detach() for x in seen)), bad)
+        learners = [p for module in (model.core, model.prior) for p in module.parameters()]
+        for _ in range(settings.rehearsals):
+            if self._knows(bad):
+                return
+            for parameter in model.generator_parameters():
+                parameter.grad = None
+            with autocast(model.device, self._precision):
+                loss = rehearsal(
+                    model, self.memory.draw(settings.rehearsal_clips), replace(self.config.loss, beta=beta)
+                )
+            loss.backward(inputs=learners)  # type: ignore[no-untyped-call]
+            average_gradients(learners, self._world)
+            norm = self._clip("model")
+            bad = bad | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite()
+            self._apply("model", bad)
+
+    def _critic_again(self, real: Tensor, output: SequenceOutput, bad: Tensor) -> None:
         """The critic's further steps on the same clips (n_critic of them in all)."""
-        judged = judged_clips(len(real), self.config.loss)
-        real, fake = real[:judged], fake[:judged]
+        if self.config.optimizer.n_critic == 1:
+            return
+        judged = max(1, round(self.config.loss.study_share * len(real)))
+        with torch.no_grad(), autocast(self.model.device, self._precision):
+            fake = output.reconstruction_mean[:judged]
+        real = real[:judged]
         for _ in range(self.config.optimizer.n_critic - 1):
             if self._knows(bad):
                 return
@@ -129,9 +163,16 @@ class Updater:
         average_gradients(self.model.discriminator_parameters(), self._world)
         return self._clip("discriminator")
 
+    @torch.no_grad()
     def _clip(self, name: str) -> Tensor:
-        parameters = [p for group in self.optimizers[name].param_groups for p in group["params"]]
-        return nn.utils.clip_grad_norm_(parameters, self.config.optimizer.grad_clip)
+        parameters = [p for group in self.optimizers[name].param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad.detach() for p in parameters]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        allowed = self.config.optimizer.grad_clip * torch.stack(
+            torch._foreach_norm([p.detach() for p in parameters])
+        ).clamp_min(SMALLEST)
+        torch._foreach_mul_(gradients, list((allowed / norms.clamp_min(1e-12)).clamp_max(1.0)))
+        return torch.linalg.vector_norm(norms)
 
     def _apply(self, name: str, bad: Tensor) -> None:
         """Take an optimizer's step, unless it is `bad`: the fused kernels read that where it lies."""

@@ -1,0 +1,69 @@
+"""The latents that dynamics rehearses on: what is kept, what is forgotten, and that a resumed run has them again."""
+
+from __future__ import annotations
+
+import torch
+
+from aime.losses import Recollection
+from aime.training.memory import LatentMemory
+
+GOOD, BAD = torch.tensor(False), torch.tensor(True)
+
+
+def seen(value: float, clips: int = 2) -> Recollection:
+    def filled(*size: int) -> torch.Tensor:
+        return torch.full((clips, 3, *size), value)
+
+    return Recollection(filled(4), filled(4), filled(5), filled(1), filled().bool())
+
+
+def values(memory: LatentMemory) -> set[float]:
+    torch.manual_seed(0)
+    return set(memory.draw(200).mean[:, 0, 0].tolist())
+
+
+def test_the_oldest_batch_is_forgotten():
+    memory = LatentMemory(batches=3)
+    assert len(memory) == 0
+    for value in range(5):
+        memory.add(seen(float(value)), GOOD)
+        assert len(memory) == 2 * min(3, value + 1)
+    assert values(memory) == {2.0, 3.0, 4.0}
+
+
+def test_what_belongs_together_is_drawn_together():
+    memory = LatentMemory(batches=3)
+    for value in range(3):
+        memory.add(seen(float(value)), GOOD)
+    drawn = memory.draw(50)
+    assert torch.equal(drawn.mean[:, 0, 0], drawn.context[:, 0, 0])
+    assert torch.equal(drawn.mean[:, 0, 0], drawn.actions[:, 0, 0])
+    assert torch.equal(drawn.mean[:, 0, 0] > 0, drawn.is_first[:, 0])
+
+
+def test_a_bad_batch_leaves_what_was_there():
+    memory = LatentMemory(batches=1)
+    memory.add(seen(1.0), GOOD)
+    memory.add(seen(torch.nan), BAD)
+    assert values(memory) == {1.0}
+
+
+def test_batches_of_another_shape_start_anew():
+    memory = LatentMemory(batches=3)
+    memory.add(seen(1.0), GOOD)
+    memory.add(seen(2.0, clips=5), GOOD)
+    assert len(memory) == 5 and values(memory) == {2.0}
+
+
+def test_a_resumed_memory_goes_on_as_if_it_had_never_stopped():
+    memory, resumed = LatentMemory(batches=3), LatentMemory(batches=3)
+    for value in range(4):
+        memory.add(seen(float(value)), GOOD)
+    resumed.load_state_dict(memory.state_dict(), torch.device("cpu"))
+    for each in (memory, resumed):
+        each.add(seen(9.0), GOOD)
+    torch.manual_seed(0)
+    ours = memory.draw(20)
+    torch.manual_seed(0)
+    theirs = resumed.draw(20)
+    assert torch.equal(ours.mean, theirs.mean) and torch.equal(ours.is_first, theirs.is_first)

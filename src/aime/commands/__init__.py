@@ -20,6 +20,7 @@ COMMANDS: dict[str, Command] = {
     "ablate": Command("aime.commands.ablate", "what each pillar is worth: AIME with one at a time switched off"),
     "imagine": Command("aime.commands.imagine", "dream a video from a few frames and any actions"),
     "inspect": Command("aime.commands.inspect", "pictures of what a model sees, attends to, believes and dreams"),
+    "share": Command("aime.commands.share", "a trained model in a small folder of its own, to give away"),
     "data": Command("aime.commands.data", "import and export episodes: LeRobot, DMC-VB, Minari, video, …"),
     "bench": Command("aime.commands.bench", "how fast it is on this machine, in one table"),
     "doctor": Command("aime.doctor", "what this machine has, and what would improve it"),

@@ -18,6 +18,9 @@ from aime.training.checkpoint import Checkpoint, load_checkpoint, require_same_m
 from aime.training.device import resolve_device
 from aime.training.locate import locate
 
+EPISODES = "episodes"
+"""Folder of the episodes that come with a shared model, inside its own."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -56,7 +59,7 @@ def open_subject(name: str, *, data_dir: Path | None = None, device: Device = "a
 
     Args:
         name: a run folder, a checkpoint folder, a bundled model or a hub name.
-        data_dir: the episodes; by default those that the run was trained on.
+        data_dir: the episodes; by default those that came with the model, or those that the run was trained on.
         device: where to put the model.
 
     Raises:
@@ -65,7 +68,8 @@ def open_subject(name: str, *, data_dir: Path | None = None, device: Device = "a
         ConfigError: the data's frames have another size than the model's.
     """
     checkpoint = load_checkpoint(locate(name))
-    store = EpisodeStore.open(data_dir or checkpoint.config.data.data_path)
+    own = checkpoint.folder / EPISODES
+    store = EpisodeStore.open(data_dir or (own if own.is_dir() else checkpoint.config.data.data_path))
     require_same_model(checkpoint, checkpoint.config.model.for_actions(store.action_dim))
     size = checkpoint.model_config.input_dim
     if store.image_size != size:

@@ -48,6 +48,7 @@ def save_checkpoint(
     balancer: Any = None,
     memory: LatentMemory | None = None,
     state: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Write a checkpoint. Whatever happens on the way, `folder` is then what it was, or the whole new checkpoint.
 
@@ -59,6 +60,7 @@ def save_checkpoint(
         balancer: anything with a `state_dict()` of tensors and JSON values.
         memory: the latents that dynamics rehearses on.
         state: what else belongs to a run, as JSON values ("step" among them).
+        half: the model's weights in half precision, but for those too large for it: to share, not to train on.
 
     Raises:
         TrainingError: the disk is full, or the folder cannot be written; nothing half-written stays behind.
@@ -66,7 +68,8 @@ def save_checkpoint(
     assert isinstance(model.config, ModelConfig)
     sizes = {name: value for name, value in settings(model.config).items() if name != "action_dim"}
     config = replace(config or TrainConfig(), model=ModelSettings(**sizes))
-    tensors: dict[str, dict[str, Tensor]] = {MODEL: model.state_dict()}
+    weights = {name: _halved(x) if half else x for name, x in model.state_dict().items()}
+    tensors: dict[str, dict[str, Tensor]] = {MODEL: weights}
     plain: dict[str, Any] = {}
     if optimizers:
         tensors[OPTIMIZER] = {
@@ -273,6 +276,11 @@ def _read_state(folder: Path) -> dict[str, Any]:
     if not {"action_dim", "files"} <= state.keys() or not {MODEL, CONFIG} <= state["files"].keys():
         raise CheckpointError(f"checkpoint {folder} is not whole: its {STATE} names no {MODEL}; {_OTHER}")
     return state
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    halved = tensor.half() if tensor.is_floating_point() else tensor
+    return halved if bool(torch.isfinite(halved).all()) else tensor
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

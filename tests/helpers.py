@@ -7,7 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from aime.config import PRESETS, ModelConfig, ModelSettings
+from aime.config import ModelConfig, ModelSettings
+from aime.presets import PRESETS
 from aime.world_model import WorldModel
 
 ACTIONS = 3

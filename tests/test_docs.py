@@ -20,12 +20,13 @@ from torch import Tensor
 import aime
 from aime.commands import COMMANDS
 from aime.commands.flags import flags_of, parse
-from aime.config import ModelConfig, ModelSettings, TrainConfig, preset_config
+from aime.config import ModelConfig, ModelSettings, TrainConfig
 from aime.data.collect import CollectConfig
 from aime.errors import AimeError
 from aime.evaluation.report import Evaluation
 from aime.evaluation.scores import DIFFERENCES, METRICS, PREDICTORS
 from aime.inputs import check_clip
+from aime.presets import preset_config
 from aime.studies.ablation import VARIANTS
 from aime.studies.benchmark import MINUTES
 from aime.studies.recipe import RECIPE

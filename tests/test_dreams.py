@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from aime.config import OptimizerConfig, preset_config
+from aime.config import OptimizerConfig
+from aime.presets import preset_config
 from aime.training.schedule import lr_factor
 from aime.training.update import Updater
 from aime.world_model import WorldModel

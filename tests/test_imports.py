@@ -16,9 +16,22 @@ BELOW = {
     "config": {"errors"},
     **{part: {"attend", "config", "errors"} for part in (*PILLARS, "data", "pictures", "inputs")},
     "outputs": PILLARS,
+    "watched": PILLARS | {"outputs"},
     "losses": PILLARS | {"config"},
-    "world_model": PILLARS | {"config", "errors", "inputs", "losses", "outputs"},
-    "bench": {"belief", "config", "data", "errors", "inputs", "learning", "outputs", "training", "world_model"},
+    "world_model": PILLARS | {"config", "errors", "inputs", "losses", "outputs", "watched"},
+    "presets": {"config", "errors"},
+    "bench": {
+        "belief",
+        "config",
+        "data",
+        "errors",
+        "inputs",
+        "learning",
+        "outputs",
+        "presets",
+        "training",
+        "world_model",
+    },
 }
 """What each part may import, besides itself."""
 ABOVE_THE_MODEL = {"bench", "commands", "cli", "doctor"}

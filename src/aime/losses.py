@@ -37,7 +37,8 @@ from aime.config import LossConfig, replace
 from aime.learning import discriminator_loss, generator_loss
 
 if TYPE_CHECKING:
-    from aime.world_model import Studied, Watched, WorldModel
+    from aime.watched import Studied, Watched
+    from aime.world_model import WorldModel
 
 Scalars = dict[str, Tensor]
 

@@ -11,11 +11,11 @@ Whatever predicts frame t reads only frames and actions before t. See docs/archi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from aime import losses
@@ -37,72 +37,10 @@ from aime.perception import (
     TokenizerOutput,
     VQTokenizer,
 )
+from aime.watched import Imagined, Look, Studied, Watched
 
 OBSERVE_CHUNK = 64
 """Frames per clip that `observe` runs at once: long videos are filtered piece by piece, in bounded memory."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """What frames show by themselves and in their order, before anything is believed."""
-
-    indices: Int64[Tensor, "n p p"]
-    """The codes' indices."""
-    tokens: TokenizerOutput | None
-    """None where the tokenizer was not to learn."""
-    perceived: PerceiverOutput
-    slots: Slots
-
-
-@dataclass(frozen=True)
-class Studied:
-    """The first clips of a batch, from which perception and attention learn: they have a graph of their own, so that
-    differentiating it costs no more than them."""
-
-    clips: int
-    tokens: TokenizerOutput
-    perceived: PerceiverOutput
-    slots: Slots
-    expected: Float[Tensor, "clips time grid grid"]
-    attention: Float[Tensor, "clips time grid grid"]
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What watching a clip left behind, before anything is decoded."""
-
-    studied: Studied
-    looks: tuple[Look, ...]
-    """Of the studied clips, and of the others if there are any."""
-    perceived_context: Float[Tensor, "batch time context"]
-    """The Perceiver's, whether or not it is to be heard."""
-    latent_mean: Float[Tensor, "batch time latent"]
-    latent_log_var: Float[Tensor, "batch time latent"]
-    latents: Float[Tensor, "batch time latent"]
-    hidden: Float[Tensor, "batch time hidden"]
-    hidden_before: Float[Tensor, "batch time hidden"]
-    """h[t-1], zero where an episode starts."""
-    prior: MixturePrior
-    slots: Slots
-    seen: Float[Tensor, "batch time grid grid"]
-    expected: Float[Tensor, "batch time grid grid"]
-    attention: Float[Tensor, "batch time grid grid"]
-    belief: Belief
-    paused: tuple[Belief, ...]
-    """Beliefs at the frames where `pauses` asked for them; no gradient is cut."""
-
-
-@dataclass(frozen=True)
-class Imagined:
-    """Latent steps of a dream, before anything is decoded."""
-
-    prior: MixturePrior
-    """What was expected of each step, with batch shape (B, K)."""
-    latents: Float[Tensor, "batch k latent"]
-    context: Float[Tensor, "batch k context"]
-    hidden: Float[Tensor, "batch k hidden"]
-    attention: Float[Tensor, "batch k grid grid"]
-    belief: Belief
 
 
 class WorldModel(nn.Module):

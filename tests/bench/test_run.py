@@ -18,7 +18,8 @@ from aime.bench.run import MEASURES, measure
 from aime.bench.table import Report, cell, quantity
 from aime.bench.timing import Timing
 from aime.cli import main
-from aime.config import PRESETS, DataConfig, ModelSettings, TrainConfig
+from aime.config import DataConfig, ModelSettings, TrainConfig
+from aime.presets import PRESETS
 from tests.helpers import small_config
 
 

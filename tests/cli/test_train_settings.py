@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from aime.commands.train import settings
-from aime.config import ModelSettings, TrainConfig, preset_config
+from aime.config import ModelSettings, TrainConfig
 from aime.errors import ConfigError
+from aime.presets import preset_config
 from aime.training.config_file import to_yaml
 
 ROOT = Path("runs")

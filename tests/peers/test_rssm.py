@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aime.config import preset_config
 from aime.errors import AimeError
 from aime.peers import RSSM
+from aime.presets import preset_config
 from aime.world_model import WorldModel
 from tests.helpers import ACTIONS, pushed_ball, random_clip, small_config
 

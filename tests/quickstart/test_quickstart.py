@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 
-from aime.config import preset_config
+from aime.presets import preset_config
 from aime.training.config_file import settings
 from tests.cli.made import write_store
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aime.config import PRESETS, ModelSettings, PresetValues
+from aime.config import ModelSettings
 from aime.data.index import StoreInfo
 from aime.data.store import StoreWriter
 from aime.evaluation import EvaluationConfig, protocol
+from aime.presets import PRESETS, PresetValues
 from aime.studies.recipe import Recipe
 from aime.training import Trainer
 from tests.helpers import pushed_ball, small_config

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from aime.config import preset_config
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError
+from aime.presets import preset_config
 from aime.studies.benchmark import MINUTES as FIXED_MINUTES
 from aime.studies.benchmark import BenchmarkConfig, benchmark, compare
 from aime.studies.runs import Result

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from aime.config import PRESETS, DataConfig, TrainConfig, preset_config, replace
+from aime.config import DataConfig, TrainConfig, replace
 from aime.errors import ConfigError
+from aime.presets import PRESETS, preset_config
 from aime.training.config_file import differences, from_yaml, read_config, settings, to_yaml
 
 

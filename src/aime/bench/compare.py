@@ -9,8 +9,8 @@ from torch import Tensor
 from aime.bench.figures import Figure
 from aime.bench.subject import Subject
 from aime.bench.timing import Timing, seconds, take_turns
-from aime.config import peer_config
 from aime.learning.balancers import Gradients
+from aime.presets import peer_config
 from aime.training.build import build_model, build_updater
 from aime.training.distributed import World
 from aime.training.update import ADVERSARY, OBJECTIVES

@@ -22,9 +22,10 @@ from aime.bench.steps import measure_steps
 from aime.bench.subject import Subject
 from aime.bench.table import Report
 from aime.bench.watching import measure_parallel, measure_streaming
-from aime.config import TrainConfig, preset_config
+from aime.config import TrainConfig
 from aime.config import replace as changed
 from aime.errors import ConfigError
+from aime.presets import preset_config
 from aime.training.device import resolve_device, resolve_precision
 
 log = logging.getLogger("aime")

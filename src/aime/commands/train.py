@@ -14,8 +14,9 @@ from itertools import count
 from pathlib import Path
 
 from aime.commands.flags import parse
-from aime.config import PRESETS, TrainConfig, peer_config, preset_config
+from aime.config import TrainConfig
 from aime.errors import ConfigError
+from aime.presets import PRESETS, peer_config, preset_config
 
 log = logging.getLogger("aime")
 

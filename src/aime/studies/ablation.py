@@ -16,13 +16,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from aime.config import UNLIMITED_STEPS, DataConfig, Device, Preset, TrainConfig, preset_config, replace
+from aime.config import UNLIMITED_STEPS, DataConfig, Device, Preset, TrainConfig, replace
 from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.evaluation import EvaluationConfig
 from aime.evaluation.bootstrap import Curve, resamples, summarise
 from aime.evaluation.report import number
 from aime.evaluation.scores import Scores
+from aime.presets import preset_config
 from aime.studies import table
 from aime.studies.benchmark import CHECKPOINT_EVERY
 from aime.studies.recipe import RECIPE, Recipe, describe, prepare

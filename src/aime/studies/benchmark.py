@@ -13,21 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aime.config import (
-    UNLIMITED_STEPS,
-    DataConfig,
-    Device,
-    Preset,
-    TrainConfig,
-    WorldModelName,
-    peer_config,
-    preset_config,
-    replace,
-)
+from aime.config import UNLIMITED_STEPS, DataConfig, Device, Preset, TrainConfig, WorldModelName, replace
 from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.evaluation import EvaluationConfig
 from aime.evaluation.bootstrap import resamples, summarise
+from aime.presets import peer_config, preset_config
 from aime.studies import table
 from aime.studies.recipe import RECIPE, Recipe, describe, prepare
 from aime.studies.runs import PlannedRun, Result, complete

@@ -14,8 +14,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from aime.config import TrainConfig, preset_config, replace
+from aime.config import TrainConfig, replace
 from aime.errors import ConfigError, unknown
+from aime.presets import preset_config
 
 
 def settings(config: Any) -> dict[str, Any]:

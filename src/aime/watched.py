@@ -1,0 +1,76 @@
+"""What watching and dreaming leave behind before anything is decoded: between `aime.world_model` and `aime.losses`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from aime.attention import Slots
+from aime.belief import MixturePrior
+from aime.outputs import Belief
+from aime.perception import PerceiverOutput, TokenizerOutput
+
+
+@dataclass(frozen=True)
+class Look:
+    """What frames show by themselves and in their order, before anything is believed."""
+
+    indices: Int64[Tensor, "n p p"]
+    """The codes' indices."""
+    tokens: TokenizerOutput | None
+    """None where the tokenizer was not to learn."""
+    perceived: PerceiverOutput
+    slots: Slots
+
+
+@dataclass(frozen=True)
+class Studied:
+    """The first clips of a batch, from which perception and attention learn: they have a graph of their own, so that
+    differentiating it costs no more than them."""
+
+    clips: int
+    tokens: TokenizerOutput
+    perceived: PerceiverOutput
+    slots: Slots
+    expected: Float[Tensor, "clips time grid grid"]
+    attention: Float[Tensor, "clips time grid grid"]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What watching a clip left behind, before anything is decoded."""
+
+    studied: Studied
+    looks: tuple[Look, ...]
+    """Of the studied clips, and of the others if there are any."""
+    perceived_context: Float[Tensor, "batch time context"]
+    """The Perceiver's, whether or not it is to be heard."""
+    latent_mean: Float[Tensor, "batch time latent"]
+    latent_log_var: Float[Tensor, "batch time latent"]
+    latents: Float[Tensor, "batch time latent"]
+    hidden: Float[Tensor, "batch time hidden"]
+    hidden_before: Float[Tensor, "batch time hidden"]
+    """h[t-1], zero where an episode starts."""
+    prior: MixturePrior
+    slots: Slots
+    seen: Float[Tensor, "batch time grid grid"]
+    expected: Float[Tensor, "batch time grid grid"]
+    attention: Float[Tensor, "batch time grid grid"]
+    belief: Belief
+    paused: tuple[Belief, ...]
+    """Beliefs at the frames where `pauses` asked for them; no gradient is cut."""
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Latent steps of a dream, before anything is decoded."""
+
+    prior: MixturePrior
+    """What was expected of each step, with batch shape (B, K)."""
+    latents: Float[Tensor, "batch k latent"]
+    context: Float[Tensor, "batch k context"]
+    hidden: Float[Tensor, "batch k hidden"]
+    attention: Float[Tensor, "batch k grid grid"]
+    belief: Belief

@@ -9,8 +9,8 @@ From the paper (Hafner et al., 2023, arXiv 2301.04104) are: the categorical late
 mixed in and straight-through gradients, the objective above with its free nat and its two factors, the squared error
 summed over the pixels of frames in [0, 1], convolutions of kernel 4 and stride 2 down to 4×4 with layer norm and SiLU,
 a layer-normed GRU, and Adam at 1e-4 with gradients clipped at a norm of 1000 (`aime.presets.peer_config`). Ours are:
-the widths, chosen so that it has as many parameters as AIME at the same settings; the learning rate's schedule, which is
-AIME's; and that rewards and episode ends are not predicted, which AIME does not do either.
+the widths, chosen so that it has as many parameters as AIME at the same settings; the learning rate's schedule, which
+is AIME's; and that rewards and episode ends are not predicted, which AIME does not do either.
 """
 
 from __future__ import annotations

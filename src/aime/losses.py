@@ -4,7 +4,8 @@ All likelihoods and KLs are in nats per frame, so that beta = 1 is the evidence 
 
 ========================= ==================================================================================
 `total_vae_loss`          recon_nll + β (kl_latent + kl_sticks + kl_alpha) − entropy bonus + context_loss
-                          + λ_rollout (rollout_nll + β κ rollout_kl): open-loop steps, for a dream is trained
+                          + β κ λ_guess guess_loss: the best guess is where all components move together
+                          + λ_rollout β κ (rollout_kl + …): open-loop steps, for a dream is trained
 `perceiver_loss`          token_nll + commitment + next_token_ce
 `attention_loss`          λ_att_dyn (attention_kl + motion_loss) + λ_gram (slot_overlap + slot_spread)
 `adversarial_loss`        the generator's side of the hinge loss + feature matching
@@ -115,27 +116,28 @@ class Lesson:
     studied: int
     """Clips, the first ones, that all four objectives learn from whole; the others teach belief and dynamics alone."""
     decoded: Int64[Tensor, " decoded"]
-    """Frames of each clip that are decoded; of the clips that are not studied the encoder learns from these alone."""
+    """Frames of each clip that are decoded; of the clips that are not studied the encoder learns from these alone. On
+    the host, where it is reckoned with: a GPU need not be waited for."""
     starts: list[int]
     """Frames after which training dreams, in order."""
 
     @classmethod
-    def draw(cls, batch: int, time: int, settings: LossConfig, device: torch.device) -> Lesson:
+    def draw(cls, batch: int, time: int, settings: LossConfig) -> Lesson:
         """A lesson at random."""
         stride = min(settings.decode_every, time)
         steps = rollout_length(time, settings)
         count = min(settings.rollout_starts, time - steps) if steps else 0
         return cls(
             studied=max(1, round(settings.study_share * batch)),
-            decoded=torch.arange(int(torch.randint(stride, ())), time, stride).to(device),
+            decoded=torch.arange(int(torch.randint(stride, ())), time, stride),
             starts=torch.randperm(time - steps)[:count].sort().values.tolist(),
         )
 
     @classmethod
-    def whole(cls, batch: int, time: int, settings: LossConfig, device: torch.device) -> Lesson:
+    def whole(cls, batch: int, time: int, settings: LossConfig) -> Lesson:
         """All clips and frames: where nothing is learned, and all is to be measured."""
-        starts = cls.draw(batch, time, settings, device).starts
-        return cls(studied=batch, decoded=torch.arange(time, device=device), starts=starts)
+        starts = cls.draw(batch, time, settings).starts
+        return cls(studied=batch, decoded=torch.arange(time), starts=starts)
 
 
 @dataclass(frozen=True)
@@ -337,7 +339,8 @@ def rehearsal(model: WorldModel, seen: Recollection, settings: LossConfig) -> Te
 def splice(mean: Tensor, at: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:
     """The reconstructed frames `at`, with dreamed ones in place: what the adversary is shown, in time's order."""
     for dream in dreams:
-        mean = mean.index_copy(1, torch.searchsorted(at, dream.at), dream.frames.to(mean.dtype))
+        places = torch.searchsorted(at, dream.at).to(mean.device)
+        mean = mean.index_copy(1, places, dream.frames.to(mean.dtype))
     return mean
 
 

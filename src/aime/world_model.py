@@ -245,7 +245,7 @@ class WorldModel(nn.Module):
         settings = losses.loss_settings(loss, weights)
         frames = to_unit_frames(observations)
         draw = losses.Lesson.draw if self.training else losses.Lesson.whole
-        lesson = draw(len(frames), frames.shape[1], settings, frames.device)
+        lesson = draw(len(frames), frames.shape[1], settings)
         watched = self.watch(frames, actions, is_first, lesson=lesson)
         return losses.objectives(self, frames, actions, watched, lesson, settings), self._output(watched)
 
@@ -356,7 +356,7 @@ class WorldModel(nn.Module):
         flat = frames.flatten(0, 1)
         if lesson is None or not torch.is_grad_enabled():
             return self.encoder(flat)
-        teaches = torch.zeros(frames.shape[:2], dtype=torch.bool, device=flat.device)
+        teaches = torch.zeros(frames.shape[:2], dtype=torch.bool)
         teaches[: lesson.studied] = True
         teaches[:, lesson.decoded] = True
         order = (~teaches.flatten()).sort(stable=True).indices

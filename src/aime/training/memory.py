@@ -45,7 +45,8 @@ class LatentMemory:
         place = self._added % self.batches
         for name, value in fresh.items():
             slot = self._ring[name][place]
-            slot.copy_(torch.where(bad.to(slot.device), slot, value))
+            # What stays on the host while a GPU computes holds no results that could be bad; it is not waited for.
+            slot.copy_(torch.where(bad, slot, value) if bad.device == slot.device else value)
         self._added += 1
 
     def draw(self, clips: int) -> Recollection:

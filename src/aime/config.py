@@ -171,7 +171,7 @@ class LossConfig:
     """Frames of each best guess that are decoded, at most; all count by their latents."""
     rollout_starts: int = 1
     """Start frames sampled per clip for those dreams."""
-    lambda_dream: float = 1.0
+    lambda_dream: float = 0.5
     """Weight of the likelihood of dreamed frames inside those steps."""
     lambda_guess: float = 4.0
     """Weight of the best guess's squared error beside the KL, while watching and in dreams."""

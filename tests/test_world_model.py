@@ -183,24 +183,25 @@ def test_declared_reach_is_truly_reached_and_covers_the_model():
 
 
 def test_dreams_teach_what_dreams():
-    """Of the open-loop steps alone, prior and dynamics get a gradient, and what watches and draws gets none."""
+    """Open-loop steps teach prior and dynamics by their latents, and the decoder by their frames."""
     clip = random_clip()
 
-    def gradients(lambda_rollout: float) -> dict[str, list[torch.Tensor]]:
+    def gradients(lambda_rollout: float, lambda_dream: float = 0.0) -> dict[str, list[torch.Tensor]]:
         torch.manual_seed(0)
         model = small_model().train()
-        losses, _ = model.compute_total_loss(*clip, lambda_rollout=lambda_rollout)
+        losses, _ = model.compute_total_loss(*clip, lambda_rollout=lambda_rollout, lambda_dream=lambda_dream)
         losses["total_vae_loss"].backward()
         parts = {name: getattr(model, name) for name in ("prior", "core", "decoder", "posterior")}
         return {name: [p.grad for p in part.parameters()] for name, part in parts.items()}
 
-    without, with_dreams = gradients(0.0), gradients(1.0)
+    without, latents, frames = gradients(0.0), gradients(1.0), gradients(1.0, lambda_dream=1.0)
 
-    def differ(part: str) -> bool:
-        return any(not torch.equal(x, y) for x, y in zip(without[part], with_dreams[part], strict=True))
+    def differ(part: str, a: dict[str, list[torch.Tensor]], b: dict[str, list[torch.Tensor]]) -> bool:
+        return any(not torch.equal(x, y) for x, y in zip(a[part], b[part], strict=True))
 
-    assert differ("prior") and differ("core")
-    assert not differ("decoder")
+    assert differ("prior", without, latents) and differ("core", without, latents)
+    assert not differ("decoder", without, latents)
+    assert differ("prior", latents, frames) and differ("decoder", latents, frames)
 
 
 def test_encoder_and_dynamics_learn_from_clips_that_are_not_studied():

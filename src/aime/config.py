@@ -168,9 +168,11 @@ class LossConfig:
     sampled_steps: int = 4
     """Open-loop steps of the sampled dreams beside them, each of which waits for the last."""
     rollout_frames: int = 8
-    """Frames of each of those dreams that the adversary may see; all count by their latents."""
+    """Frames of each best guess that are decoded, at most; all count by their latents."""
     rollout_starts: int = 1
     """Start frames sampled per clip for those dreams."""
+    lambda_dream: float = 0.5
+    """Weight of the likelihood of dreamed frames inside those steps."""
     lambda_guess: float = 4.0
     """Weight of the best guess's squared error beside the KL, while watching and in dreams."""
     lambda_context: float = 1.0

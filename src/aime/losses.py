@@ -5,7 +5,7 @@ All likelihoods and KLs are in nats per frame, so that beta = 1 is the evidence 
 ========================= ==================================================================================
 `total_vae_loss`          recon_nll + β (kl_latent + kl_sticks + kl_alpha) − entropy bonus + context_loss
                           + β κ λ_guess guess_loss: the best guess is where all components move together
-                          + λ_rollout β κ (rollout_kl + …): open-loop steps, for a dream is trained
+                          + λ_rollout β (κ rollout_kl + rollout_nll + …): open-loop steps, for a dream is trained
 `perceiver_loss`          token_nll + commitment + next_token_ce
 `attention_loss`          λ_att_dyn (attention_kl + motion_loss) + λ_gram (slot_overlap + slot_spread)
 `adversarial_loss`        the generator's side of the hinge loss + feature matching
@@ -57,12 +57,14 @@ class ObservationNoise(nn.Module):
         self.floor, self.decay = floor**2, decay
         # Frames under even maps and under those of attention, whose weighted errors are several times as large.
         self.register_buffer("frame", torch.full((2,), initial_sigma**2))
+        self.register_buffer("dream", torch.full((2,), initial_sigma**2))
         self.register_buffer("token", torch.full((1,), initial_sigma**2))
         self.frame: Tensor
+        self.dream: Tensor
         self.token: Tensor
 
     def log_sigma(self, name: str) -> Tensor:
-        """log σ of the observation model `name`: frame (under even maps; under attention) or token."""
+        """log σ of the observation model `name`: frame or dream (under even maps; under attention), or token."""
         return 0.5 * getattr(self, name).log()
 
     def follow(self, name: str, kinds: Int64[Tensor, " n"], errors: Float[Tensor, " n"]) -> None:
@@ -193,7 +195,7 @@ def elbo(
 ) -> Tensor:
     """Minus the evidence lower bound of the watched frames, in nats per frame; `frames` are those that were decoded."""
     prior = watched.prior
-    parts["recon_nll"] = _frame_nll(model, frames, mean, shown).mean()
+    parts["recon_nll"] = _frame_nll(model, "frame", frames, mean, shown).mean()
     parts["kl_latent"] = latent_kl(watched.latent_mean, watched.latent_log_var, watched.latents, prior, settings).mean()
     parts["guess_loss"] = guess_loss(model, watched.latent_mean, prior).mean()
     parts["kl_sticks"] = prior.kl_sticks().mean()
@@ -257,16 +259,17 @@ def dreamed(
     """The loss of the open-loop steps, and dreamed frames for the adversary to judge in place of the decoded ones.
 
     After each start frame every clip is foreseen as a best guess, and the first half also dreamed on samples, for fewer
-    steps, since those run one by one. Every prior on the way must expect what the posterior saw (rollout_kl). Pixels of
-    dreams teach nothing here but realism: as long as dynamics knows little, the error of a dreamed frame tells the
-    decoder to heed its latent less.
+    steps, since those run one by one. Every prior on the way must expect what the posterior saw (rollout_kl), and some
+    of the guessed frames must be the true ones (rollout_nll): that weighs errors by what they do to the picture, and
+    lets a guess hedge where it cannot know. A sample need not be what happened, so its pixels are not compared. All of
+    it grows with β: while dynamics knows little, a dreamed frame's error tells the decoder to heed its latent less.
     """
     steps = rollout_length(frames.shape[1], settings)
     if not lesson.starts:
         return frames.new_zeros(()), []
     sampled, judged, at = (len(frames) + 1) // 2, lesson.studied, lesson.decoded
 
-    kls, guesses, sampled_kls, dreams = [], [], [], []
+    kls, guesses, sampled_kls, nlls, dreams = [], [], [], [], []
     for start, belief in zip(lesson.starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
         foreseen = model.prior(model.onward(belief.hidden, belief.recurrent, ahead)[0])
@@ -278,16 +281,22 @@ def dreamed(
         there = there[torch.randperm(len(there))[: settings.rollout_frames].sort().values]
         horizons = there - start - 1
         if len(there):
-            with torch.no_grad():  # realism teaches the decoder alone
-                guess = model.foresee(belief[:judged], ahead[:judged, : int(horizons[-1]) + 1])
-            shown = veil(guess.attention[:, horizons])
-            dreams.append(DreamedFrames(there, model.decode(guess.latents[:, horizons], shown.maps)))
+            with torch.no_grad():
+                maps = model.foresee(belief, ahead[:, : int(horizons[-1]) + 1]).attention
+            shown = veil(maps[:, horizons])
+            decoded = Decoded.of(model, foreseen[:, horizons].mean(), shown.maps, judged)
+            nlls.append(_frame_nll(model, "dream", frames[:, there], decoded.whole, shown).mean())
+            dreams.append(DreamedFrames(there, decoded.judged))
     losses = {"rollout_kl": kls, "rollout_guess": guesses, "sampled_kl": sampled_kls}
     parts |= {name: torch.stack(values).mean() for name, values in losses.items()}
     if dreams:
+        parts["rollout_nll"] = torch.stack(nlls).mean()
         parts["dream_psnr"] = torch.stack([_psnr(frames[:judged, d.at], d.frames) for d in dreams]).mean()
     expected = parts["rollout_kl"] + parts["sampled_kl"] + settings.lambda_guess * parts["rollout_guess"]
-    return settings.lambda_rollout * settings.beta * settings.kl_dynamics * expected, dreams
+    loss = settings.kl_dynamics * expected
+    if dreams:
+        loss = loss + settings.lambda_dream * parts["rollout_nll"]
+    return settings.lambda_rollout * settings.beta * loss, dreams
 
 
 def _expected(watched: Watched, prior: MixturePrior, start: int) -> Tensor:
@@ -400,7 +409,7 @@ def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, pa
     parts["sigma"] = model.noise.log_sigma("frame")[0].exp()
 
 
-def _frame_nll(model: WorldModel, frames: Tensor, mean: Tensor, shown: Shown) -> Tensor:
+def _frame_nll(model: WorldModel, name: str, frames: Tensor, mean: Tensor, shown: Shown) -> Tensor:
     """−log p(o | z, A) of each frame (B, T), under attention's precision.
 
     The map is taken as given: it says which errors matter. If the likelihood could move it, attention would flee from
@@ -409,9 +418,9 @@ def _frame_nll(model: WorldModel, frames: Tensor, mean: Tensor, shown: Shown) ->
     precision = precision_map(shown.maps.detach().flatten(0, 1), model.config.input_dim, model.config.attention_floor)
     error = weighted_error(frames.flatten(0, 1), mean.flatten(0, 1), precision)
     kinds = shown.attended.long().flatten()
-    log_sigma = model.noise.log_sigma("frame")[kinds]
+    log_sigma = model.noise.log_sigma(name)[kinds]
     if model.training:
-        model.noise.follow("frame", kinds, error / frames[0, 0].numel())
+        model.noise.follow(name, kinds, error / frames[0, 0].numel())
     return gaussian_nll_of(error, log_sigma, precision, frames.shape[2]).unflatten(0, frames.shape[:2])
 
 

@@ -29,7 +29,7 @@ OBJECTIVES = {
 PARTS = (
     ("recon_nll", "Reconstruction", "nats per frame"),
     ("kl_latent", "KL of the latent", "nats per frame"),
-    ("guess_loss", "Best guess of the next latent", "half squares"),
+    ("rollout_nll", "Dreamed steps", "nats per frame"),
     ("rollout_kl", "KL of dreamed steps", "nats per frame"),
     ("context_loss", "Context prediction", ""),
     ("token_nll", "Tokenizer", "nats per frame"),

@@ -7,6 +7,7 @@ import torch
 
 from aime.config import LossConfig
 from aime.errors import ConfigError, ShapeError
+from aime.losses import ObservationNoise
 from aime.world_model import WorldModel
 from tests.helpers import pushed_ball, random_clip, small_model
 
@@ -202,6 +203,17 @@ def test_dreams_teach_what_dreams():
     assert differ("prior", without, latents) and differ("core", without, latents)
     assert not differ("decoder", without, latents)
     assert differ("prior", latents, frames) and differ("decoder", latents, frames)
+
+
+def test_a_variance_is_right_from_the_first_errors_and_then_follows_slowly():
+    noise = ObservationNoise()
+    kinds = torch.tensor([0, 0, 1])
+    noise.follow("frame", kinds, torch.tensor([0.001, 0.003, 0.5]))
+    torch.testing.assert_close(noise.frame, torch.tensor([0.002, 0.5]))
+    for _ in range(40):
+        noise.follow("frame", torch.tensor([0]), torch.tensor([0.002]))
+    noise.follow("frame", kinds, torch.tensor([1.002, 1.002, torch.nan]))
+    torch.testing.assert_close(noise.frame, torch.tensor([0.052, 0.5]), msg="a twentieth, and never what is no number")
 
 
 def test_encoder_and_dynamics_learn_from_clips_that_are_not_studied():

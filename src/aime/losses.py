@@ -62,6 +62,8 @@ class ObservationNoise(nn.Module):
         self.frame: Tensor
         self.dream: Tensor
         self.token: Tensor
+        for name in ("frame", "dream", "token"):
+            self.register_buffer(f"{name}_steps", torch.zeros_like(getattr(self, name)))
 
     def log_sigma(self, name: str) -> Tensor:
         """log σ of the observation model `name`: frame or dream (under even maps; under attention), or token."""
@@ -70,13 +72,17 @@ class ObservationNoise(nn.Module):
     def follow(self, name: str, kinds: Int64[Tensor, " n"], errors: Float[Tensor, " n"]) -> None:
         """Move each variance towards the mean of the squared errors of its kind.
 
-        A kind that was not seen, and one with an error that is not finite, stays as it is.
+        The first errors count in full: a variance that took fifty steps to come down from a guess left the latents
+        asleep for as long, with a likelihood that hardly weighed against the KL. A kind that was not seen, and one
+        with an error that is not finite, stays as it is.
         """
-        buffer = getattr(self, name)
+        buffer, steps = getattr(self, name), getattr(self, f"{name}_steps")
         seen = torch.full_like(buffer, torch.nan)
         seen = seen.scatter_reduce(0, kinds, errors.detach().to(buffer.dtype), "mean", include_self=False)
-        seen = torch.where(torch.isfinite(seen), seen, buffer)
-        buffer.lerp_(seen.clamp_min(self.floor), 1 - self.decay)
+        known = torch.isfinite(seen)
+        steps += known
+        weight = torch.where(known, (1 / steps.clamp_min(1)).clamp_min(1 - self.decay), 0.0)
+        buffer.lerp_(torch.where(known, seen, buffer).clamp_min(self.floor), weight)
 
 
 @dataclass(frozen=True)
@@ -223,9 +229,9 @@ def latent_kl(
     """
     to_prior = compute_kl_divergence_mc(mean.detach(), log_var.detach(), latents.detach(), prior)
     to_posterior = compute_kl_divergence_mc(mean, log_var, latents, prior.detach())
-    kl = settings.kl_dynamics * to_prior + settings.kl_representation * to_posterior
-    kl = kl - kl.detach() + to_prior.detach()  # the value stays that of the KL
-    return kl.clamp_min(settings.free_nats) if settings.free_nats else kl
+    pressed = to_posterior.clamp_min(settings.free_nats) if settings.free_nats else to_posterior
+    kl = settings.kl_dynamics * to_prior + settings.kl_representation * pressed
+    return kl - kl.detach() + to_prior.detach()  # the value stays that of the KL
 
 
 def guess_loss(model: WorldModel, mean: Tensor, prior: MixturePrior) -> Float[Tensor, "*batch"]:

@@ -78,7 +78,7 @@ class WorldModel(nn.Module):
             channels=channels,
             image_size=config.input_dim,
             latent_dim=config.latent_dim,
-            hidden_dim=config.hidden_dim,
+            hidden_dim=config.hidden_dim // 2,
             attention_grid=grid,
         )
         # Attention

@@ -370,13 +370,11 @@ class TrainConfig:
 
     def _require_nothing_of_aimes_alone(self) -> None:
         """A peer has one objective and no adversary: settings of AIME's would be ignored, and that in silence."""
-        own = ("n_critic", "discriminator_learning_rate", "rehearsals", "rehearsal_clips")
-        for group, fresh in ((self.loss, LossConfig()), (self.balancer, BalancerConfig()), (self.optimizer, None)):
-            names = own if fresh is None else [f.name for f in dataclasses.fields(fresh)]
+        for group, names in AIMES_ALONE.items():
+            ours = getattr(self, group)
             for name in names:
-                default = getattr(fresh or OptimizerConfig(), name)
                 _require(
-                    getattr(group, name) == default,
+                    getattr(ours, name) == getattr(type(ours)(), name),
                     f"{name} is a setting of AIME's objectives, which world_model {self.world_model} does not have",
                 )
 
@@ -384,6 +382,14 @@ class TrainConfig:
     def run_path(self) -> Path:
         """Where the run is."""
         return self.run_dir or Path("runs") / self.data.env
+
+
+AIMES_ALONE: dict[str, tuple[str, ...]] = {
+    "loss": tuple(f.name for f in dataclasses.fields(LossConfig)),
+    "balancer": tuple(f.name for f in dataclasses.fields(BalancerConfig)),
+    "optimizer": ("n_critic", "discriminator_learning_rate", "rehearsals", "rehearsal_clips"),
+}
+"""The settings that a peer does not have, by group."""
 
 
 def replace(config: Any, **changes: Any) -> Any:

@@ -116,6 +116,11 @@ def rollout_length(time: int, settings: LossConfig) -> int:
     return min(settings.rollout_steps, time - max(1, time // 4))
 
 
+def studied_clips(batch: int, settings: LossConfig) -> int:
+    """How many clips of a batch, the first ones, all four objectives learn from."""
+    return max(1, round(settings.study_share * batch))
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What of a batch is learned from in one step: neighbouring frames are much alike, and most of them need only be
@@ -136,7 +141,7 @@ class Lesson:
         steps = rollout_length(time, settings)
         count = min(settings.rollout_starts, time - steps) if steps else 0
         return cls(
-            studied=max(1, round(settings.study_share * batch)),
+            studied=studied_clips(batch, settings),
             decoded=torch.arange(int(torch.randint(stride, ())), time, stride),
             starts=torch.randperm(time - steps)[:count].sort().values.tolist(),
         )
@@ -278,7 +283,8 @@ def dreamed(
     kls, guesses, sampled_kls, nlls, dreams = [], [], [], [], []
     for start, belief in zip(lesson.starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
-        foreseen = model.prior(model.onward(belief.hidden, belief.recurrent, ahead)[0])
+        before = model.onward(belief.hidden, belief.recurrent, ahead)[0]
+        foreseen = model.prior(before)
         kls.append(_expected(watched, foreseen, start))
         guesses.append(guess_loss(model, watched.latent_mean[:, start + 1 : start + 1 + steps], foreseen).mean())
         draws = model.dream(belief[:sampled], ahead[:sampled, : settings.sampled_steps], MixturePrior.rsample)
@@ -287,10 +293,11 @@ def dreamed(
         there = there[torch.randperm(len(there))[: settings.rollout_frames].sort().values]
         horizons = there - start - 1
         if len(there):
+            latents, until = foreseen.mean(), int(horizons[-1]) + 1
             with torch.no_grad():
-                maps = model.foresee(belief, ahead[:, : int(horizons[-1]) + 1]).attention
+                maps = model.expect_attention(belief.attention_memory, before[:, :until], latents[:, :until])
             shown = veil(maps[:, horizons])
-            decoded = Decoded.of(model, foreseen[:, horizons].mean(), shown.maps, judged)
+            decoded = Decoded.of(model, latents[:, horizons], shown.maps, judged)
             nlls.append(_frame_nll(model, "dream", frames[:, there], decoded.whole, shown).mean())
             dreams.append(DreamedFrames(there, decoded.judged))
     losses = {"rollout_kl": kls, "rollout_guess": guesses, "sampled_kl": sampled_kls}

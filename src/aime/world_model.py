@@ -475,20 +475,30 @@ class WorldModel(nn.Module):
         prior = self.prior(before)
         latents = prior.mean()
         context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
-        maps = [belief.attention_memory]
-        for k in range(actions.shape[1]):
-            maps.append(self.schema(maps[-1], before[:, k], latents[:, k]))
+        maps = self.expect_attention(belief.attention_memory, before, latents)
         last = replace(
             belief,
             recurrent=state,
             hidden=hidden[:, -1],
             context=context[:, -1],
-            attention_map=maps[-1],
-            attention_memory=maps[-1],
+            attention_map=maps[:, -1],
+            attention_memory=maps[:, -1],
             latents=latents[:, -1],
             perceiver=None,
         )
-        return Imagined(prior, latents, context, hidden, torch.stack(maps[1:], dim=1), last)
+        return Imagined(prior, latents, context, hidden, maps, last)
+
+    def expect_attention(
+        self,
+        memory: Float[Tensor, "batch grid grid"],
+        before: Float[Tensor, "batch k hidden"],
+        latents: Float[Tensor, "batch k latent"],
+    ) -> Float[Tensor, "batch k grid grid"]:
+        """The maps that the schema expects of k dreamed frames, each moved from the last; `before` is h before each."""
+        maps = [memory]
+        for hidden, z in zip(before.unbind(1), latents.unbind(1), strict=True):
+            maps.append(self.schema(maps[-1], hidden, z))
+        return torch.stack(maps[1:], dim=1)
 
     def onward(
         self,

@@ -5,10 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
-from aime.config import DataConfig, TrainConfig, replace
+from aime.config import AIMES_ALONE, DataConfig, TrainConfig, replace
 from aime.errors import ConfigError
-from aime.presets import PRESETS, preset_config
+from aime.presets import PRESETS, peer_config, preset_config
 from aime.training.config_file import differences, from_yaml, read_config, settings, to_yaml
 
 
@@ -102,3 +103,12 @@ def test_differences_are_named_with_both_values() -> None:
 def test_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean large"):
         preset_config("lagre")
+
+
+def test_a_peers_file_holds_no_settings_that_it_does_not_have() -> None:
+    """Else its runs could not be read any more once a default of AIME's objectives changes."""
+    config = peer_config(preset_config("tiny"))
+    text = to_yaml(config)
+    for group, names in AIMES_ALONE.items():
+        assert not set(names) & yaml.safe_load(text)[group].keys()
+    assert from_yaml(text) == config

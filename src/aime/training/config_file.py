@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from aime.config import TrainConfig, replace
+from aime.config import AIMES_ALONE, TrainConfig, replace
 from aime.errors import ConfigError, unknown
 from aime.presets import preset_config
 
@@ -40,7 +40,10 @@ def differences(old: Any, new: Any, *, ignore: Iterable[str] = ()) -> dict[str, 
 
 
 def to_yaml(config: TrainConfig) -> str:
-    """The settings as YAML, in sections, each value as the command line would take it."""
+    """The settings as YAML, in sections, each value as the command line would take it.
+
+    Settings that a peer does not have are left out of its file: its run stays readable when their defaults change.
+    """
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
@@ -49,7 +52,11 @@ def to_yaml(config: TrainConfig) -> str:
             return list(value)
         return str(value) if isinstance(value, Path) else value
 
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, default_flow_style=False)
+    tree = plain(config)
+    if config.world_model != "aime":
+        for group, names in AIMES_ALONE.items():
+            tree[group] = {name: value for name, value in tree[group].items() if name not in names}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=False)
 
 
 def from_yaml(text: str, source: str | Path = "config.yaml") -> TrainConfig:

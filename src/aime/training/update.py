@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aime.config import TrainConfig, replace
 from aime.learning.balancers import GradientBalancer
-from aime.losses import Recollection, rehearsal
+from aime.losses import Recollection, rehearsal, studied_clips
 from aime.outputs import SequenceOutput
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
@@ -144,7 +144,7 @@ class Updater:
         """The critic's further steps on the same clips (n_critic of them in all)."""
         if self.config.optimizer.n_critic == 1:
             return
-        judged = max(1, round(self.config.loss.study_share * len(real)))
+        judged = studied_clips(len(real), self.config.loss)
         with torch.no_grad(), autocast(self.model.device, self._precision):
             fake = output.reconstruction_mean[:judged]
         real = real[:judged]

@@ -162,7 +162,7 @@ class LossConfig:
     """Weight of the slots' Gram matrix off its diagonal: the overlap between slots."""
     lambda_rollout: float = 1.0
     """Weight of the open-loop (dreamed) steps inside the ELBO."""
-    rollout_steps: int = 24
+    rollout_steps: int = 40
     """Open-loop steps K of the best guesses that training makes, but never more than three quarters of a clip; 0 trains
     on filtered frames only."""
     sampled_steps: int = 4

@@ -272,8 +272,10 @@ def dreamed(
     After each start frame every clip is foreseen as a best guess, and the first half also dreamed on samples, for fewer
     steps, since those run one by one. Every prior on the way must expect what the posterior saw (rollout_kl), and some
     of the guessed frames must be the true ones (rollout_nll): that weighs errors by what they do to the picture, and
-    lets a guess hedge where it cannot know. A sample need not be what happened, so its pixels are not compared. All of
-    it grows with β: while dynamics knows little, a dreamed frame's error tells the decoder to heed its latent less.
+    lets a guess hedge where it cannot know. A sample need not be what happened, so its pixels are not compared.
+
+    The decoder is taken as given: told by wrong guesses, it learns to heed its latent less, and latents never wake.
+    Of dreamed frames it learns from the adversary alone. All of it grows with β.
     """
     steps = rollout_length(frames.shape[1], settings)
     if not lesson.starts:
@@ -293,13 +295,13 @@ def dreamed(
         there = there[torch.randperm(len(there))[: settings.rollout_frames].sort().values]
         horizons = there - start - 1
         if len(there):
-            latents, until = foreseen.mean(), int(horizons[-1]) + 1
+            latents = foreseen[:, horizons].mean()
             with torch.no_grad():
-                maps = model.expect_attention(belief.attention_memory, before[:, :until], latents[:, :until])
-            shown = veil(maps[:, horizons])
-            decoded = Decoded.of(model, latents[:, horizons], shown.maps, judged)
-            nlls.append(_frame_nll(model, "dream", frames[:, there], decoded.whole, shown).mean())
-            dreams.append(DreamedFrames(there, decoded.judged))
+                maps = model.expect_attention(before[:, horizons], latents)
+            shown = veil(maps)
+            taken = model.decode(latents, shown.maps, learns=False)
+            nlls.append(_frame_nll(model, "dream", frames[:, there], taken, shown).mean())
+            dreams.append(DreamedFrames(there, model.decode(latents[:judged].detach(), shown.maps[:judged])))
     losses = {"rollout_kl": kls, "rollout_guess": guesses, "sampled_kl": sampled_kls}
     parts |= {name: torch.stack(values).mean() for name, values in losses.items()}
     if dreams:

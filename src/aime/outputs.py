@@ -38,8 +38,6 @@ class Belief:
     """c[t]: what the Perceiver has understood of the frames so far; in a dream what is expected in its place."""
     attention_map: Float[Tensor, "batch grid grid"]
     """A[t], summing to 1."""
-    attention_memory: Float[Tensor, "batch grid grid"]
-    """The map that the schema moves next: what the slots saw while watching, what it expected while dreaming."""
     latents: Float[Tensor, "batch latent"]
     """z[t]: the posterior's mean; in a dream the draw, or the best guess."""
     perceiver: PerceiverCache | None

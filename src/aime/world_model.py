@@ -293,20 +293,19 @@ class WorldModel(nn.Module):
         hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
         prior = self.prior(hidden_before)
 
-        memory = self.schema.uniform(batch) if belief is None else belief.attention_memory
         attended = [
-            self._attend(look.slots, memory[rows], first[rows], hidden_before[rows], latents[rows], learns=learns)
+            self._attend(look.slots, hidden_before[rows], latents[rows], learns=learns)
             for look, rows, learns in zip(looks, *_portions(batch, studied), strict=True)
         ]
-        seen, expected, attention = (torch.cat(maps) for maps in zip(*attended, strict=True))
+        expected, attention = (torch.cat(maps) for maps in zip(*attended, strict=True))
         assert looks[0].tokens is not None  # the first clips are the studied ones
         study = Studied(
             clips=len(attended[0][0]),
             tokens=looks[0].tokens,
             perceived=looks[0].perceived,
             slots=looks[0].slots,
-            expected=attended[0][1],
-            attention=attended[0][2],
+            expected=attended[0][0],
+            attention=attended[0][1],
         )
         cache = looks[0].perceived.cache if len(looks) == 1 else None
 
@@ -317,7 +316,6 @@ class WorldModel(nn.Module):
                 hidden=hidden[:, t],
                 context=context[:, t],
                 attention_map=attention[:, t],
-                attention_memory=seen[:, t],
                 latents=mean[:, t],
                 perceiver=cache if t == time - 1 else None,
             )
@@ -334,7 +332,7 @@ class WorldModel(nn.Module):
             hidden_before=hidden_before,
             prior=prior,
             slots=slots,
-            seen=seen,
+            seen=slots.attention.unflatten(0, (batch, time)),
             expected=expected,
             attention=attention,
             belief=beliefs[-1],
@@ -390,17 +388,12 @@ class WorldModel(nn.Module):
         codes = self.tokenizer.codes(indices) if tokens is None else tokens.codes.detach()
         return indices, tokens, self.perceiver(codes.flatten(1, 2).unflatten(0, is_first.shape), is_first, cache)
 
-    def _attend(
-        self, slots: Slots, memory: Tensor, is_first: Tensor, hidden_before: Tensor, latents: Tensor, *, learns: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the slots see, what the schema expected, and both fused: (B, T, G, G) each."""
+    def _attend(self, slots: Slots, hidden_before: Tensor, latents: Tensor, *, learns: bool) -> tuple[Tensor, Tensor]:
+        """What the schema expected, and that fused with what the slots see: (B, T, G, G) each."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            seen = slots.attention.unflatten(0, is_first.shape)
-            before = _shift(seen, memory, None)
-            before = torch.where(is_first[..., None, None], self.schema.uniform(1), before)
-            expected = self.schema(before.flatten(0, 1), hidden_before.flatten(0, 1), latents.flatten(0, 1))
-            attention = self.schema.fuse(seen.flatten(0, 1), expected)
-            return seen, *(maps.unflatten(0, is_first.shape) for maps in (expected, attention))
+            expected = self.expect_attention(hidden_before, latents)
+            attention = self.schema.fuse(slots.attention, expected.flatten(0, 1))
+            return expected, attention.unflatten(0, expected.shape[:2])
 
     def _heeded(self, context: Tensor) -> Tensor:
         """The context as belief and dynamics are given it: zeros where the Perceiver is not to be heard."""
@@ -437,68 +430,59 @@ class WorldModel(nn.Module):
         draw: Callable[[MixturePrior], Tensor],
     ) -> Imagined:
         """Step the belief forward on its own predictions. `draw` takes a latent from each prior."""
-        state, memory = belief.recurrent, belief.attention_memory
-        hidden = belief.hidden
+        state, hidden = belief.recurrent, belief.hidden
         priors: list[MixturePrior] = []
         taken: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for action in actions.unbind(dim=1):
             prior = self.prior(hidden)
             z = draw(prior)
-            memory = self.schema(memory, hidden, z)
             # Detached: the head foretells the context. Open to the dream's losses it served as one more latent, far
             # from any context that was ever watched.
             context = self._heeded(self.context_head(torch.cat([hidden, z], dim=-1)).detach())
             output, state = self.core(self.prior.standardised(z[:, None]), context[:, None], action[:, None], state)
-            hidden = output[:, 0]
             priors.append(prior)
-            taken.append((z, context, hidden, memory))
+            taken.append((z, context, hidden, output[:, 0]))
+            hidden = output[:, 0]
+        latents, contexts, before, hiddens = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
+        maps = self.expect_attention(before, latents)
         last = replace(
             belief,
             recurrent=state,
             hidden=hidden,
             context=context,
-            attention_map=memory,
-            attention_memory=memory,
+            attention_map=maps[:, -1],
             latents=z,
             perceiver=None,
         )
-        latents, contexts, hiddens, maps = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
         return Imagined(MixturePrior.stack(priors, 1), latents, contexts, hiddens, maps, last)
 
     def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"]) -> Imagined:
         """The best guess at what follows a belief: dynamics goes on with closed eyes, by the actions alone.
 
         A guess tells nothing that the belief did not know, so nothing is fed back, and no error of a guess is ever
-        taken for an observation. All steps run at once, but for the maps of attention, each moved from the last.
+        taken for an observation. All steps run at once.
         """
         before, hidden, state = self.onward(belief.hidden, belief.recurrent, actions)
         prior = self.prior(before)
         latents = prior.mean()
         context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
-        maps = self.expect_attention(belief.attention_memory, before, latents)
+        maps = self.expect_attention(before, latents)
         last = replace(
             belief,
             recurrent=state,
             hidden=hidden[:, -1],
             context=context[:, -1],
             attention_map=maps[:, -1],
-            attention_memory=maps[:, -1],
             latents=latents[:, -1],
             perceiver=None,
         )
         return Imagined(prior, latents, context, hidden, maps, last)
 
     def expect_attention(
-        self,
-        memory: Float[Tensor, "batch grid grid"],
-        before: Float[Tensor, "batch k hidden"],
-        latents: Float[Tensor, "batch k latent"],
-    ) -> Float[Tensor, "batch k grid grid"]:
-        """The maps that the schema expects of k dreamed frames, each moved from the last; `before` is h before each."""
-        maps = [memory]
-        for hidden, z in zip(before.unbind(1), latents.unbind(1), strict=True):
-            maps.append(self.schema(maps[-1], hidden, z))
-        return torch.stack(maps[1:], dim=1)
+        self, before: Float[Tensor, "batch time hidden"], latents: Float[Tensor, "batch time latent"]
+    ) -> Float[Tensor, "batch time grid grid"]:
+        """The maps with which the schema expects frames to be attended; `before` is h before each of them."""
+        return self.schema(before.flatten(0, 1), latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
     def onward(
         self,
@@ -531,15 +515,27 @@ class WorldModel(nn.Module):
         return watching, self.onward(hidden[:, start], states[0], actions[:, start + 1 : start + 1 + steps])[0]
 
     def decode(
-        self, latents: Float[Tensor, "batch time latent"], attention: Float[Tensor, "batch time grid grid"]
+        self,
+        latents: Float[Tensor, "batch time latent"],
+        attention: Float[Tensor, "batch time grid grid"],
+        *,
+        learns: bool = True,
     ) -> Float[Tensor, "batch time 3 height width"]:
         """Mean of p(o | z, A), unclamped, from the latent and the map that the *schema* expects.
 
         It is the schema's map while watching, too: what the slots see of the very frame that is decoded would be a way
         around the latent.
+
+        Args:
+            learns: False takes the decoder as given: gradients reach latents and maps, and none of its parameters.
         """
-        batch, time = latents.shape[:2]
-        return self.decoder(latents.flatten(0, 1), attention.flatten(0, 1)).unflatten(0, (batch, time))
+        inputs = (latents.flatten(0, 1), attention.flatten(0, 1))
+        if learns:
+            frames = self.decoder(*inputs)
+        else:
+            given = {name: parameter.detach() for name, parameter in self.decoder.named_parameters()}
+            frames = torch.func.functional_call(self.decoder, given, inputs)
+        return frames.unflatten(0, latents.shape[:2])
 
     # ------------------------------------------------------------------ parameters
 

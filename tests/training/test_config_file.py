@@ -9,7 +9,7 @@ import yaml
 
 from aime.config import AIMES_ALONE, DataConfig, TrainConfig, replace
 from aime.errors import ConfigError
-from aime.presets import PRESETS, peer_config, preset_config
+from aime.presets import PRESETS, preset_config
 from aime.training.config_file import differences, from_yaml, read_config, settings, to_yaml
 
 
@@ -107,7 +107,7 @@ def test_unknown_preset_names_the_nearest() -> None:
 
 def test_a_peers_file_holds_no_settings_that_it_does_not_have() -> None:
     """Else its runs could not be read any more once a default of AIME's objectives changes."""
-    config = peer_config(preset_config("tiny"))
+    config = preset_config("tiny", "rssm")
     text = to_yaml(config)
     for group, names in AIMES_ALONE.items():
         assert not set(names) & yaml.safe_load(text)[group].keys()

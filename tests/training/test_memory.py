@@ -31,6 +31,15 @@ def test_the_oldest_batch_is_forgotten():
     assert values(memory) == {2.0, 3.0, 4.0}
 
 
+def test_what_is_drawn_is_at_most_as_old_as_a_share_of_all():
+    memory = LatentMemory(batches=8, fresh=2, share=0.25)
+    for value in range(30):
+        memory.add(seen(float(value)), GOOD)
+        oldest = max(2, (value + 1) // 4)
+        assert len(memory) == 2 * min(value + 1, 8, oldest)
+        assert values(memory) == set(map(float, range(value + 1)[-min(8, oldest) :]))
+
+
 def test_what_belongs_together_is_drawn_together():
     memory = LatentMemory(batches=3)
     for value in range(3):

@@ -1,8 +1,9 @@
 """Top-down attention: a schema that expects where to attend next, and its fusion with what the slots see.
 
-The schema is the model's own model of its attention (Graziano & Webb, 2015): from the map it attended last, the belief
-and the latent of the new frame it predicts the next map, mostly by moving the old one along a learned motion field.
-In a dream there is nothing to see, and the schema's prediction *is* the attention.
+The schema is the model's own model of its attention (Graziano & Webb, 2015): from the belief and the latent of a frame
+it expects the map with which that frame is attended. It is not told the map of the frame before: that tells more than
+the latent does while frames are seen, and less and less in a dream, where nothing corrects it. In a dream there is
+nothing to see, and what the schema expects *is* the attention.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ EPSILON = 1e-6
 
 
 class AttentionSchema(nn.Module):
-    """p(A[t] | A[t-1], h[t-1], z[t]) as a motion field with innovation, and the fusion that gives A[t].
+    """p(A[t] | h[t-1], z[t]), and the fusion with what is seen that gives A[t].
 
     The belief and the latent are read without gradient: the schema is a model *of* the belief's attention and does not
     bend the belief.
@@ -26,15 +27,14 @@ class AttentionSchema(nn.Module):
         grid: height and width G of the attention map.
         condition_dim: size of cat[h, z].
         width: size of the schema's hidden layer.
-        reach: largest displacement of the motion field in one step, as a share of the frame.
     """
 
     COARSE = 7
-    """Cells along each side of the coarse grid on which motion and innovation are predicted."""
+    """Cells along each side of the coarse grid on which the map begins."""
 
-    def __init__(self, *, grid: int, condition_dim: int, width: int = 128, reach: float = 0.3) -> None:
+    def __init__(self, *, grid: int, condition_dim: int, width: int = 128) -> None:
         super().__init__()
-        self.grid, self.reach = grid, reach
+        self.grid = grid
         channels = 16
         self.to_coarse = nn.Sequential(
             nn.Linear(condition_dim, width),
@@ -44,32 +44,19 @@ class AttentionSchema(nn.Module):
             nn.Unflatten(-1, (channels, self.COARSE, self.COARSE)),
         )
         self.refine = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.SiLU())
-        self.to_field = nn.Conv2d(channels, 3, 3, padding=1)
-        # At first the schema expects attention to stay where it is.
-        nn.init.zeros_(self.to_field.weight)
-        nn.init.zeros_(self.to_field.bias)  # type: ignore[arg-type]
+        self.to_logits = nn.Conv2d(channels, 1, 3, padding=1)
+        # At first the schema expects nothing in particular: an even map.
+        nn.init.zeros_(self.to_logits.weight)
+        nn.init.zeros_(self.to_logits.bias)  # type: ignore[arg-type]
         self.trust = nn.Parameter(torch.tensor(-1.0))
-        axis = torch.linspace(-1, 1, grid)
-        rows, columns = torch.meshgrid(axis, axis, indexing="ij")
-        self.register_buffer("identity", torch.stack([columns, rows], dim=-1), persistent=False)
-        self.identity: Tensor
 
     def forward(
-        self,
-        previous: Float[Tensor, "n grid grid"],
-        hidden: Float[Tensor, "n hidden"],
-        latents: Float[Tensor, "n latent"],
+        self, hidden: Float[Tensor, "n hidden"], latents: Float[Tensor, "n latent"]
     ) -> Float[Tensor, "n grid grid"]:
-        """The map that the schema expects, summing to 1: `previous` moved along the field, times the innovation."""
+        """The map that the schema expects, summing to 1."""
         condition = torch.cat([hidden, latents], dim=-1).detach()
         coarse = F.interpolate(self.to_coarse(condition), size=(self.grid, self.grid), mode="bilinear")
-        field = self.to_field(self.refine(coarse)).float()
-        flow = 2 * self.reach * torch.tanh(field[:, :2]).permute(0, 2, 3, 1)
-        flow = flow.nan_to_num()  # grid_sample reads outside its memory at a place that is not a number
-        moved = F.grid_sample(
-            previous.float()[:, None], self.identity + flow, padding_mode="border", align_corners=True
-        )
-        return _normalise((moved[:, 0] + EPSILON).log() + field[:, 2])
+        return _normalise(self.to_logits(self.refine(coarse)).float()[:, 0])
 
     def fuse(
         self, seen: Float[Tensor, "n grid grid"], expected: Float[Tensor, "n grid grid"]
@@ -77,10 +64,6 @@ class AttentionSchema(nn.Module):
         """A[t]: a geometric mean of what is seen and what was expected, with a learned trust in the expectation."""
         trust = torch.sigmoid(self.trust)
         return _normalise((1 - trust) * (seen + EPSILON).log() + trust * (expected + EPSILON).log())
-
-    def uniform(self, n: int) -> Float[Tensor, "n grid grid"]:
-        """Attention before anything was seen."""
-        return self.identity.new_full((n, self.grid, self.grid), 1.0 / self.grid**2)
 
 
 def map_kl(p: Float[Tensor, "*batch grid grid"], q: Float[Tensor, "*batch grid grid"]) -> Float[Tensor, "*batch"]:

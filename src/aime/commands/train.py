@@ -16,7 +16,7 @@ from pathlib import Path
 from aime.commands.flags import parse
 from aime.config import TrainConfig
 from aime.errors import ConfigError
-from aime.presets import PRESETS, peer_config, preset_config
+from aime.presets import PRESETS, preset_config
 
 log = logging.getLogger("aime")
 
@@ -68,9 +68,7 @@ def settings(argv: Sequence[str], *, root: Path, prog: str = "aime train") -> Tr
     argv = ["--world-model" + token[7:] if token.partition("=")[0] == "--model" else token for token in argv]
     preset = _value(argv, "--preset")
     # An unknown preset is refused by `_parse`; a known one also decides the defaults that --help shows.
-    begin = preset_config(preset if preset in PRESETS else "base")
-    if _value(argv, "--world-model") == "rssm":
-        begin = peer_config(begin)
+    begin = preset_config(preset if preset in PRESETS else "base", _value(argv, "--world-model") or "aime")
     flags = _parse(argv, begin, prog)
     # Imported here because it brings torch: --help and a mistyped flag are answered without waiting for that.
     from aime.training.runs import run_settings
@@ -133,9 +131,7 @@ def _start(flags: TrainFlags) -> TrainConfig | None:
         from aime.training.locate import locate
 
         learned = load_checkpoint(locate(flags.load_checkpoint)).config
-        fresh = preset_config(learned.preset)
-        if learned.world_model == "rssm":
-            fresh = peer_config(fresh)
+        fresh = preset_config(learned.preset, learned.world_model)
         return replace(fresh, model=learned.model, data=replace(fresh.data, env=learned.data.env))
     return None
 

@@ -18,7 +18,7 @@ from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.evaluation import EvaluationConfig
 from aime.evaluation.bootstrap import resamples, summarise
-from aime.presets import peer_config, preset_config
+from aime.presets import preset_config
 from aime.studies import table
 from aime.studies.recipe import RECIPE, Recipe, describe, prepare
 from aime.studies.runs import PlannedRun, Result, complete
@@ -103,10 +103,10 @@ class BenchmarkConfig:
         return MINUTES.get(task, OTHER_MINUTES) if self.minutes is None else self.minutes
 
     def _run(self, task: str, model: WorldModelName) -> TrainConfig:
-        config = preset_config(self.preset)
+        config = preset_config(self.preset, model)
         rate = self.learning_rate
         if model == "rssm":
-            config, rate = peer_config(config), self.peer_learning_rate
+            rate = self.peer_learning_rate
             rate = PEER_LEARNING_RATE.get(self.preset) if rate is None else rate
         optimizer = config.optimizer if rate is None else replace(config.optimizer, learning_rate=rate)
         run: TrainConfig = replace(

@@ -90,7 +90,7 @@ def from_yaml(text: str, source: str | Path = "config.yaml") -> TrainConfig:
             raise ConfigError(f"{source}: {unknown('setting', name, owner)}")
         changes[owner[name]][name] = _convert(value, hints[name], name, source)
     try:
-        config = preset_config(changes[""].get("preset", "base"))
+        config = preset_config(changes[""].get("preset", "base"), changes[""].get("world_model", "aime"))
         parts = {group: replace(getattr(config, group), **changes[group]) for group in groups}
         return replace(config, **parts, **changes[""])
     except ConfigError as error:

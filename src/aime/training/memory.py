@@ -4,7 +4,8 @@
     memory.draw(16)                     # clips at random, for `losses.rehearsal`
 
 A step that sees frames costs some ten times what dynamics costs. Watched latents are kept, so that dynamics can learn
-from them several times; they age little in the few steps that they are kept, for the encoder moves slowly.
+from them several times. They age as the encoder learns, fast at first and slower later, so what is drawn is at most as
+old as a share of the training so far.
 """
 
 from __future__ import annotations
@@ -24,16 +25,22 @@ class LatentMemory:
 
     Args:
         batches: how many it holds.
+        fresh: of how many of the latest it always draws …
+        share: … and of how many more as training goes on, as a share of all that were added.
     """
 
-    def __init__(self, batches: int = 16) -> None:
-        self.batches = batches
+    def __init__(self, batches: int = 64, fresh: int = 16, share: float = 1 / 8) -> None:
+        self.batches, self.fresh, self.share = batches, fresh, share
         self._ring: dict[str, Tensor] = {}
         self._added = 0
 
     def __len__(self) -> int:
-        """Clips that it holds."""
-        return min(self._added, self.batches) * self._ring["mean"].shape[1] if self._ring else 0
+        """Clips that it draws from."""
+        return self._recent() * self._ring["mean"].shape[1] if self._ring else 0
+
+    def _recent(self) -> int:
+        """Batches that are not too old to be drawn."""
+        return min(self._added, self.batches, max(self.fresh, int(self.share * self._added)))
 
     @torch.no_grad()
     def add(self, seen: Recollection, bad: Bool[Tensor, ""]) -> None:
@@ -50,10 +57,10 @@ class LatentMemory:
         self._added += 1
 
     def draw(self, clips: int) -> Recollection:
-        """Clips at random, each as likely as the next; the same one may be drawn twice."""
+        """Clips at random, each that is not too old as likely as the next; the same one may be drawn twice."""
         batch = self._ring["mean"].shape[1]
         chosen = torch.randint(len(self), (clips,))
-        rows, columns = chosen // batch, chosen % batch
+        rows, columns = (self._added - 1 - chosen // batch) % self.batches, chosen % batch
         return Recollection(**{n: x[rows.to(x.device), columns.to(x.device)] for n, x in self._ring.items()})
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -244,8 +244,10 @@ class OptimizerConfig:
     """What the learning rate does after its warm-up, down to a tenth at max_steps for cosine."""
     warmup_epochs: float = 25.0
     """Epochs over which beta rises from zero to its value."""
+    second_looks: int = 3
+    """Further updates of encoder, posterior and decoder after each update of the model, on frames watched lately."""
     rehearsals: int = 8
-    """Further updates of dynamics and prior after each update of the model, on latents watched lately."""
+    """Further updates of dynamics and prior after those, on latents watched lately."""
     rehearsal_clips: int = 16
     """Clips in each of those."""
     n_critic: int = 1
@@ -257,7 +259,7 @@ class OptimizerConfig:
         _require_choices(self)
         for name in ("learning_rate", "grad_clip", "discriminator_learning_rate"):
             _require(getattr(self, name) > 0, f"{name} must be above zero, got {getattr(self, name)}")
-        for name in ("weight_decay", "lr_warmup_steps", "warmup_epochs", "rehearsals"):
+        for name in ("weight_decay", "lr_warmup_steps", "warmup_epochs", "second_looks", "rehearsals"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("n_critic", "rehearsal_clips"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
@@ -387,7 +389,7 @@ class TrainConfig:
 AIMES_ALONE: dict[str, tuple[str, ...]] = {
     "loss": tuple(f.name for f in dataclasses.fields(LossConfig)),
     "balancer": tuple(f.name for f in dataclasses.fields(BalancerConfig)),
-    "optimizer": ("n_critic", "discriminator_learning_rate", "rehearsals", "rehearsal_clips"),
+    "optimizer": ("n_critic", "discriminator_learning_rate", "second_looks", "rehearsals", "rehearsal_clips"),
 }
 """The settings that a peer does not have, by group."""
 

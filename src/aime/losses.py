@@ -121,6 +121,12 @@ def studied_clips(batch: int, settings: LossConfig) -> int:
     return max(1, round(settings.study_share * batch))
 
 
+def spread_out(time: int, settings: LossConfig) -> Int64[Tensor, " decoded"]:
+    """Frames of a clip, one of every `decode_every`, from a random one on."""
+    stride = min(settings.decode_every, time)
+    return torch.arange(int(torch.randint(stride, ())), time, stride)
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What of a batch is learned from in one step: neighbouring frames are much alike, and most of them need only be
@@ -137,12 +143,11 @@ class Lesson:
     @classmethod
     def draw(cls, batch: int, time: int, settings: LossConfig) -> Lesson:
         """A lesson at random."""
-        stride = min(settings.decode_every, time)
         steps = rollout_length(time, settings)
         count = min(settings.rollout_starts, time - steps) if steps else 0
         return cls(
             studied=studied_clips(batch, settings),
-            decoded=torch.arange(int(torch.randint(stride, ())), time, stride),
+            decoded=spread_out(time, settings),
             starts=torch.randperm(time - steps)[:count].sort().values.tolist(),
         )
 
@@ -320,44 +325,6 @@ def _expected(watched: Watched, prior: MixturePrior, start: int) -> Tensor:
     there = (slice(0, clips), slice(start + 1, start + 1 + steps))
     mean, log_var = watched.latent_mean[there].detach(), watched.latent_log_var[there].detach()
     return compute_kl_divergence_mc(mean, log_var, watched.latents[there].detach(), prior).mean()
-
-
-@dataclass(frozen=True)
-class Recollection:
-    """Clips as they were watched, without their frames; no gradient reaches back to what watched them."""
-
-    mean: Float[Tensor, "clips time latent"]
-    log_var: Float[Tensor, "clips time latent"]
-    context: Float[Tensor, "clips time context"]
-    actions: Float[Tensor, "clips time action"]
-    is_first: Bool[Tensor, "clips time"]
-
-
-def rehearsal(model: WorldModel, seen: Recollection, settings: LossConfig) -> Tensor:
-    """What dynamics and prior can learn without looking: to expect what was seen, with open eyes and with closed ones.
-
-    These are the terms of `elbo` and `dreamed` that move prior and dynamics, on remembered latents.
-    """
-    time = seen.mean.shape[1]
-    steps = rollout_length(time, settings)
-    start = int(torch.randint(time - steps, ())) if steps else time - 1
-    watching, foreseeing = model.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
-    # Every second expectation is judged: the mixtures cost more than the steps between them.
-    phase = int(torch.randint(min(2, time), ()))
-    watched, foreseen = slice(phase, time, 2), slice(min(phase, max(steps - 1, 0)), steps, 2)
-    conditions = torch.cat([watching[:, watched], foreseeing[:, foreseen]], dim=1)
-    mean, log_var = (
-        torch.cat([x[:, watched], x[:, start + 1 :][:, foreseen]], dim=1) for x in (seen.mean, seen.log_var)
-    )
-    latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-    prior = model.prior(conditions)
-    unexpected = compute_kl_divergence_mc(mean, log_var, latents, prior)
-    unexpected = unexpected + settings.lambda_guess * guess_loss(model, mean, prior)
-    count = watching[:, watched].shape[1]
-    loss = unexpected[:, :count].mean()
-    if steps:
-        loss = loss + settings.lambda_rollout * unexpected[:, count:].mean()
-    return settings.beta * settings.kl_dynamics * loss
 
 
 def splice(mean: Tensor, at: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:

@@ -339,6 +339,16 @@ class WorldModel(nn.Module):
             paused=tuple(beliefs[:-1]),
         )
 
+    def glance(
+        self, frames: Float[Tensor, "n 3 height width"], context: Float[Tensor, "n context"]
+    ) -> tuple[Float[Tensor, "n latent"], Float[Tensor, "n latent"]]:
+        """Mean and log-variance of the posterior of single frames, each in its context; slots are taken as given."""
+        features = self.encoder(frames)
+        with torch.no_grad():
+            slots = self.slot_attention(features.grid)
+        evidence = torch.cat([features.embedding, self._heeded(context), slots.summary()], dim=-1)
+        return self.posterior(features.places, evidence)
+
     def _episode_starts(self, is_first: Tensor | None, batch: int, time: int, *, fresh: bool) -> Tensor:
         """Where beliefs reset, on the model's device; a fresh clip starts one at its first frame."""
         if is_first is None:

@@ -1,11 +1,11 @@
-"""The latents that dynamics rehearses on: what is kept, what is forgotten, and that a resumed run has them again."""
+"""What was watched lately: what is kept, what is forgotten, and that a resumed run has it again."""
 
 from __future__ import annotations
 
 import torch
 
-from aime.losses import Recollection
-from aime.training.memory import LatentMemory
+from aime.rehearsal import Glimpses, Recollection
+from aime.training.memory import Memory, Ring
 
 GOOD, BAD = torch.tensor(False), torch.tensor(True)
 
@@ -17,13 +17,13 @@ def seen(value: float, clips: int = 2) -> Recollection:
     return Recollection(filled(4), filled(4), filled(5), filled(1), filled().bool())
 
 
-def values(memory: LatentMemory) -> set[float]:
+def values(memory: Ring[Recollection]) -> set[float]:
     torch.manual_seed(0)
     return set(memory.draw(200).mean[:, 0, 0].tolist())
 
 
 def test_the_oldest_batch_is_forgotten():
-    memory = LatentMemory(batches=3)
+    memory = Ring(Recollection, batches=3, fresh=3)
     assert len(memory) == 0
     for value in range(5):
         memory.add(seen(float(value)), GOOD)
@@ -32,7 +32,7 @@ def test_the_oldest_batch_is_forgotten():
 
 
 def test_what_is_drawn_is_at_most_as_old_as_a_share_of_all():
-    memory = LatentMemory(batches=8, fresh=2, share=0.25)
+    memory = Ring(Recollection, batches=8, fresh=2, share=0.25)
     for value in range(30):
         memory.add(seen(float(value)), GOOD)
         oldest = max(2, (value + 1) // 4)
@@ -41,7 +41,7 @@ def test_what_is_drawn_is_at_most_as_old_as_a_share_of_all():
 
 
 def test_what_belongs_together_is_drawn_together():
-    memory = LatentMemory(batches=3)
+    memory = Ring(Recollection, batches=3, fresh=3)
     for value in range(3):
         memory.add(seen(float(value)), GOOD)
     drawn = memory.draw(50)
@@ -51,28 +51,33 @@ def test_what_belongs_together_is_drawn_together():
 
 
 def test_a_bad_batch_leaves_what_was_there():
-    memory = LatentMemory(batches=1)
+    memory = Ring(Recollection, batches=1, fresh=1)
     memory.add(seen(1.0), GOOD)
     memory.add(seen(torch.nan), BAD)
     assert values(memory) == {1.0}
 
 
 def test_batches_of_another_shape_start_anew():
-    memory = LatentMemory(batches=3)
+    memory = Ring(Recollection, batches=3, fresh=3)
     memory.add(seen(1.0), GOOD)
     memory.add(seen(2.0, clips=5), GOOD)
     assert len(memory) == 5 and values(memory) == {2.0}
 
 
 def test_a_resumed_memory_goes_on_as_if_it_had_never_stopped():
-    memory, resumed = LatentMemory(batches=3), LatentMemory(batches=3)
-    for value in range(4):
-        memory.add(seen(float(value)), GOOD)
+    memory, resumed = Memory(), Memory()
+    for value in range(70):
+        memory.clips.add(seen(float(value)), GOOD)
+        memory.frames.add(
+            Glimpses(torch.full((5, 3, 8, 8), value, dtype=torch.uint8), torch.full((5, 2), float(value))), GOOD
+        )
     resumed.load_state_dict(memory.state_dict(), torch.device("cpu"))
     for each in (memory, resumed):
-        each.add(seen(9.0), GOOD)
+        each.clips.add(seen(9.0), GOOD)
     torch.manual_seed(0)
-    ours = memory.draw(20)
+    ours, frames = memory.clips.draw(20), memory.frames.draw(20)
     torch.manual_seed(0)
-    theirs = resumed.draw(20)
+    theirs, same = resumed.clips.draw(20), resumed.frames.draw(20)
+    assert torch.equal(frames.frames, same.frames) and torch.equal(frames.context, same.context)
+    assert torch.equal(frames.frames[:, 0, 0, 0].float(), frames.context[:, 0]) and frames.context.min() >= 70 - 32
     assert torch.equal(ours.mean, theirs.mean) and torch.equal(ours.is_first, theirs.is_first)

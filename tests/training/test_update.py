@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aime.config import TrainConfig, replace
 from aime.errors import TrainingError
-from aime.losses import rehearsal
+from aime.rehearsal import rehearse_dynamics, rehearse_perception
 from aime.training.trainer import Trainer
 from aime.training.update import ADVERSARY, OBJECTIVES, Updater
 from tests.helpers import random_clip, small_model
@@ -99,7 +99,7 @@ def test_a_step_moves_every_part_of_the_model(tmp_path: Path) -> None:
 def test_the_learning_rate_is_scaled(tmp_path: Path) -> None:
     moves = []
     for factor in (1.0, 0.1):
-        u = updater(tmp_path, weight_decay=0.0, rehearsals=0)
+        u = updater(tmp_path, weight_decay=0.0, rehearsals=0, second_looks=0)
         before = {name: p.detach().clone() for name, p in u.model.prior.named_parameters()}
         torch.manual_seed(0)
         u.step(batch(), lr_factor=factor, beta=1.0)
@@ -174,7 +174,9 @@ def test_further_critic_steps_move_the_discriminator_alone(tmp_path: Path) -> No
 
 
 def test_gradients_are_clipped_in_proportion_to_their_parameters(tmp_path: Path) -> None:
-    u = updater(tmp_path, grad_clip=0.01, learning_rate=1e-12, discriminator_learning_rate=1e-12, rehearsals=0)
+    u = updater(
+        tmp_path, grad_clip=0.01, learning_rate=1e-12, discriminator_learning_rate=1e-12, rehearsals=0, second_looks=0
+    )
     outcome = u.step(batch(), lr_factor=1.0, beta=1.0)
     assert outcome.scalars["gradient_norm"] > 1, "it is reported as it was before"
     shares = {
@@ -186,24 +188,33 @@ def test_gradients_are_clipped_in_proportion_to_their_parameters(tmp_path: Path)
     assert shares["decoder.up.3.weight"] == pytest.approx(0.01, rel=1e-3)
 
 
-def test_rehearsal_moves_dynamics_and_prior_alone_and_makes_dreams_expect_what_was_seen(tmp_path: Path) -> None:
-    u = updater(tmp_path, learning_rate=1e-3, rehearsal_clips=4)
+@pytest.mark.parametrize(
+    ("settings", "learners"),
+    [
+        ({"second_looks": 0}, {"core", "prior"}),
+        ({"rehearsals": 0}, {"encoder", "posterior", "decoder"}),
+    ],
+)
+def test_rehearsal_moves_what_it_is_for_alone_and_makes_it_better(
+    tmp_path: Path, settings: dict[str, int], learners: set[str]
+) -> None:
+    u = updater(tmp_path, learning_rate=1e-3, rehearsal_clips=4, **settings)
     for seed in range(3):
         u.step(batch(seed), lr_factor=1.0, beta=1.0)
-    seen, loss = u.memory.draw(16), u.config.loss
+    clips, frames = u.memory.clips.draw(16), u.memory.frames.draw(16)
 
-    def unexpected() -> float:
+    def loss() -> float:
         torch.manual_seed(0)
         with torch.no_grad():
-            return float(rehearsal(u.model, seen, loss))
+            dynamics = rehearse_dynamics(u.model, clips, u.config.loss)
+            return float(dynamics if "rehearsals" not in settings else rehearse_perception(u.model, frames))
 
-    first, before = unexpected(), {name: p.detach().clone() for name, p in u.model.named_parameters()}
-    _, output = u.model.compute_total_loss(*batch(2).values())
+    first, before = loss(), {name: p.detach().clone() for name, p in u.model.named_parameters()}
     for _ in range(10):
-        u._remember_and_rehearse(batch(2), output, 1.0, torch.tensor(False))
-    assert unexpected() < first
+        u._rehearse(1.0, torch.tensor(False))
+    assert loss() < first
     moved = {name.split(".")[0] for name, p in u.model.named_parameters() if not torch.equal(p, before[name])}
-    assert moved == {"core", "prior"}
+    assert moved == learners
 
 
 def test_bf16_trains(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from aime.config import ModelConfig, ModelSettings, TrainConfig, replace
 from aime.errors import AimeError, CheckpointError, ConfigError
 from aime.training.config_file import differences, from_yaml, settings, to_yaml
 from aime.training.disk import disk_errors, sync
-from aime.training.memory import LatentMemory
+from aime.training.memory import Memory
 from aime.training.tensor_tree import SEPARATOR, join_tree, load_optimizer_tensors, optimizer_tensors, split_tree
 
 FORMAT, FORMAT_VERSION = "aime-checkpoint", 1
@@ -46,7 +46,7 @@ def save_checkpoint(
     *,
     optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
     balancer: Any = None,
-    memory: LatentMemory | None = None,
+    memory: Memory | None = None,
     state: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> Path:
@@ -58,7 +58,7 @@ def save_checkpoint(
         config: the run's settings; by default plain ones around the model's.
         optimizers: by name.
         balancer: anything with a `state_dict()` of tensors and JSON values.
-        memory: the latents that dynamics rehearses on.
+        memory: the frames and latents that are rehearsed on.
         state: what else belongs to a run, as JSON values ("step" among them).
         half: the model's weights in half precision, but for those too large for it: to share, not to train on.
 
@@ -162,7 +162,7 @@ class Checkpoint:
         model: nn.Module,
         optimizers: Mapping[str, torch.optim.Optimizer],
         balancer: Any,
-        memory: LatentMemory | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """Give the optimizers, the balancer and the memory back what they were.
 

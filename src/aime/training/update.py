@@ -6,7 +6,7 @@ GPU that is decided there, without waiting: the optimizers take the verdict as a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,20 @@ from torch import Tensor, nn
 
 from aime.config import TrainConfig, replace
 from aime.learning.balancers import GradientBalancer
-from aime.losses import Recollection, rehearsal, studied_clips
+from aime.losses import spread_out, studied_clips
 from aime.outputs import SequenceOutput
+from aime.rehearsal import (
+    Glimpses,
+    Recollection,
+    dynamicists,
+    perceivers,
+    rehearse_dynamics,
+    rehearse_perception,
+)
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard
-from aime.training.memory import LatentMemory
+from aime.training.memory import Memory
 from aime.world_model import WorldModel
 
 OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss")
@@ -72,7 +80,7 @@ class Updater:
             ),
         }
         self._peaks = {"model": settings.learning_rate, "discriminator": settings.discriminator_learning_rate}
-        self.memory = LatentMemory()
+        self.memory = Memory()
         self._guard = BufferGuard(model)
 
     def step(self, batch: Mapping[str, Tensor], *, lr_factor: float, beta: float) -> Outcome:
@@ -109,7 +117,8 @@ class Updater:
                 self._apply("discriminator", bad)
                 self._critic_again(batch["observations"], output, bad)
             self.model.prior.follow(output.latents.detach())
-            self._remember_and_rehearse(batch, output, beta, bad)
+            self._remember(batch, output, bad)
+            self._rehearse(beta, bad)
             # An idle component of the mixture moves where it is needed, which gradients alone do not make it do.
             if self.balancer.step % RELOCATE_EVERY == 0:
                 self.model.prior.relocate(output.latents.detach(), output.prior.detach())
@@ -117,28 +126,44 @@ class Updater:
         broadcast_from_first(self.model.buffers(), self._world)
         return Outcome(scalars, finite, bad, balance)
 
-    def _remember_and_rehearse(
-        self, batch: Mapping[str, Tensor], output: SequenceOutput, beta: float, bad: Tensor
-    ) -> None:
-        """Dynamics learns again from what was watched lately: a step without frames costs a tenth of one with them."""
-        settings, model = self.config.optimizer, self.model
+    def _remember(self, batch: Mapping[str, Tensor], output: SequenceOutput, bad: Tensor) -> None:
+        """Keep the latents of the clips, and as many of their frames as a step decodes."""
         seen = (output.latent_mean, output.latent_log_var, output.context, batch["actions"], batch["is_first"])
-        self.memory.add(Recollection(*(x.detach() for x in seen)), bad)
-        learners = [p for module in (model.core, model.prior) for p in module.parameters()]
-        for _ in range(settings.rehearsals):
+        self.memory.clips.add(Recollection(*(x.detach() for x in seen)), bad)
+        frames = batch["observations"]
+        at = spread_out(frames.shape[1], self.config.loss)
+        shown, context = (x[:, at].flatten(0, 1) for x in (frames, output.context.detach()))
+        self.memory.frames.add(Glimpses(shown, context), bad)
+
+    def _rehearse(self, beta: float, bad: Tensor) -> None:
+        """Perception and dynamics learn again from what was watched lately, at a fraction of the price of a step."""
+        model, memory, settings = self.model, self.memory, self.config.optimizer
+        loss = replace(self.config.loss, beta=beta)
+
+        def perception() -> Tensor:
+            return rehearse_perception(model, memory.frames.draw(memory.frames.batch_size))
+
+        def dynamics() -> Tensor:
+            return rehearse_dynamics(model, memory.clips.draw(settings.rehearsal_clips), loss)
+
+        bad = self._again(perception, perceivers(model), settings.second_looks, bad)
+        self._again(dynamics, dynamicists(model), settings.rehearsals, bad)
+
+    def _again(self, objective: Callable[[], Tensor], learners: list[nn.Parameter], times: int, bad: Tensor) -> Tensor:
+        """Updates of these parameters by one objective; what was `bad` before, or has become so."""
+        for _ in range(times):
             if self._knows(bad):
-                return
-            for parameter in model.generator_parameters():
+                break
+            for parameter in self.model.generator_parameters():
                 parameter.grad = None
-            with autocast(model.device, self._precision):
-                loss = rehearsal(
-                    model, self.memory.draw(settings.rehearsal_clips), replace(self.config.loss, beta=beta)
-                )
+            with autocast(self.model.device, self._precision):
+                loss = objective()
             loss.backward(inputs=learners)  # type: ignore[no-untyped-call]
             average_gradients(learners, self._world)
             norm = self._clip("model")
             bad = bad | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite()
             self._apply("model", bad)
+        return bad
 
     def _critic_again(self, real: Tensor, output: SequenceOutput, bad: Tensor) -> None:
         """The critic's further steps on the same clips (n_critic of them in all)."""

@@ -1,0 +1,99 @@
+"""What is learned again from memory, between two looks at whole clips.
+
+Most of a step goes into watching: every frame of every clip. Dynamics and prior can learn many times from the latents
+of a clip that was watched once, and encoder and decoder from its single frames, at a tenth of the price each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from aime.attention import gaussian_nll_of, weighted_error
+from aime.belief import compute_kl_divergence_mc
+from aime.config import LossConfig
+from aime.inputs import to_unit_frames
+from aime.losses import guess_loss, rollout_length
+
+if TYPE_CHECKING:
+    from aime.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Recollection:
+    """Clips as they were watched, without their frames; no gradient reaches back to what watched them."""
+
+    mean: Float[Tensor, "clips time latent"]
+    log_var: Float[Tensor, "clips time latent"]
+    context: Float[Tensor, "clips time context"]
+    actions: Float[Tensor, "clips time action"]
+    is_first: Bool[Tensor, "clips time"]
+
+
+@dataclass(frozen=True)
+class Glimpses:
+    """Single frames that were watched, each with the context in which it was."""
+
+    frames: UInt8[Tensor, "n 3 height width"]
+    context: Float[Tensor, "n context"]
+
+
+def rehearse_dynamics(model: WorldModel, seen: Recollection, settings: LossConfig) -> Tensor:
+    """What dynamics and prior can learn without looking: to expect what was seen, with open eyes and with closed ones.
+
+    These are the terms of `losses.elbo` and `losses.dreamed` that move prior and dynamics, on remembered latents.
+    """
+    time = seen.mean.shape[1]
+    steps = rollout_length(time, settings)
+    start = int(torch.randint(time - steps, ())) if steps else time - 1
+    watching, foreseeing = model.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
+    # Every second expectation is judged: the mixtures cost more than the steps between them.
+    phase = int(torch.randint(min(2, time), ()))
+    watched, foreseen = slice(phase, time, 2), slice(min(phase, max(steps - 1, 0)), steps, 2)
+    conditions = torch.cat([watching[:, watched], foreseeing[:, foreseen]], dim=1)
+    mean, log_var = (
+        torch.cat([x[:, watched], x[:, start + 1 :][:, foreseen]], dim=1) for x in (seen.mean, seen.log_var)
+    )
+    latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+    prior = model.prior(conditions)
+    unexpected = compute_kl_divergence_mc(mean, log_var, latents, prior)
+    unexpected = unexpected + settings.lambda_guess * guess_loss(model, mean, prior)
+    count = watching[:, watched].shape[1]
+    loss = unexpected[:, :count].mean()
+    if steps:
+        loss = loss + settings.lambda_rollout * unexpected[:, count:].mean()
+    return settings.beta * settings.kl_dynamics * loss
+
+
+def rehearse_perception(model: WorldModel, seen: Glimpses) -> Tensor:
+    """What encoder, posterior and decoder can learn from frames by themselves: −log p(o | z), in nats per frame.
+
+    Attention is even: the latent must carry the whole frame. The KL, which asks what the latents of a clip have to do
+    with each other, is left to the steps that watch clips.
+    """
+    frames = to_unit_frames(seen.frames)
+    mean, log_var = model.glance(frames, seen.context)
+    latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+    grid = model.config.attention_grid
+    decoded = model.decoder(latents, latents.new_full((len(frames), grid, grid), 1 / grid**2))
+    even = torch.ones_like(frames[:, 0])
+    error = weighted_error(frames, decoded, even)
+    return gaussian_nll_of(error, model.noise.log_sigma("frame")[0], even, frames.shape[1]).mean()
+
+
+def perceivers(model: WorldModel) -> list[nn.Parameter]:
+    """What `rehearse_perception` trains."""
+    return _parameters(model.encoder, model.posterior, model.decoder)
+
+
+def dynamicists(model: WorldModel) -> list[nn.Parameter]:
+    """What `rehearse_dynamics` trains."""
+    return _parameters(model.core, model.prior)
+
+
+def _parameters(*modules: nn.Module) -> list[nn.Parameter]:
+    return [parameter for module in modules for parameter in module.parameters()]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import aime
+from aime.data.store import EpisodeStore
 from tests.cli.conftest import Said
 from tests.cli.test_help_and_errors import complains
 
@@ -21,10 +22,11 @@ def size(folder: Path) -> int:
 
 def test_a_shared_model_dreams_without_the_run_and_the_data(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "given"
-    said = aime("share", run_folder, "--out", out, "--episodes", "1")
+    said = aime("share", run_folder, "--out", out, "--episodes", "1", "--episode-length", "17")
     assert said.code == 0, said.err
     assert "1 episodes" in said.out
     moved = Path(shutil.move(out, tmp_path / "elsewhere"))
+    assert [record.length for record in EpisodeStore.open(moved / "episodes").index.episodes] == [17]
     said = aime("imagine", moved, "--context-frames", "4", "--frames", "12", "--out", tmp_path / "pictures")
     assert said.code == 0, said.err
     assert (tmp_path / "pictures" / "imagine-data.mp4").stat().st_size > 1000
@@ -57,4 +59,5 @@ def test_what_is_there_already_is_left_alone(aime: Aime, run_folder: Path, tmp_p
     (tmp_path / "mine").mkdir()
     complains(aime("share", run_folder, "--out", tmp_path / "mine"), "mine", "--out")
     complains(aime("share", run_folder, "--out", tmp_path / "new", "--episodes", "-1"), "episodes")
+    complains(aime("share", run_folder, "--out", tmp_path / "new", "--episode-length", "1"), "--episode-length", "2")
     assert not (tmp_path / "new").exists()

@@ -31,6 +31,8 @@ class ShareFlags:
     """The folder to make. It must not exist."""
     episodes: int = 2
     """Episodes of the test split to put in, the first ones; 0 for none."""
+    episode_length: int | None = None
+    """Frames of each of them, from its first on; by default all. A dream needs its context and its horizon."""
     half: bool = True
     """Weights in half precision: half the size, and no difference to be seen."""
     data_dir: Path | None = None
@@ -39,6 +41,8 @@ class ShareFlags:
     def __post_init__(self) -> None:
         if self.episodes < 0:
             raise ConfigError(f"episodes must not be negative, got {self.episodes}")
+        if self.episode_length is not None and self.episode_length < 2:
+            raise ConfigError(f"episode_length must be at least 2 frames, got {self.episode_length}")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -67,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
                 for id in chosen:
                     record = store.record(id)
                     writer.add(
-                        store.episode(id),
+                        {name: column[: flags.episode_length] for name, column in store.episode(id).items()},
                         policy=record.policy,
                         seed=record.seed,
                         renderer=record.renderer,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from aime.attention import gaussian_nll_of, weighted_error
@@ -38,7 +38,8 @@ class Recollection:
 class Glimpses:
     """Single frames that were watched, each with the context in which it was."""
 
-    frames: UInt8[Tensor, "n 3 height width"]
+    frames: Tensor
+    """(n, 3, H, W), uint8, or float in [0, 1]."""
     context: Float[Tensor, "n context"]
 
 
@@ -50,22 +51,19 @@ def rehearse_dynamics(model: WorldModel, seen: Recollection, settings: LossConfi
     time = seen.mean.shape[1]
     steps = rollout_length(time, settings)
     start = int(torch.randint(time - steps, ())) if steps else time - 1
-    watching, foreseeing = model.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
+    conditions = model.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
     # Every second expectation is judged: the mixtures cost more than the steps between them.
-    phase = int(torch.randint(min(2, time), ()))
-    watched, foreseen = slice(phase, time, 2), slice(min(phase, max(steps - 1, 0)), steps, 2)
-    conditions = torch.cat([watching[:, watched], foreseeing[:, foreseen]], dim=1)
-    mean, log_var = (
-        torch.cat([x[:, watched], x[:, start + 1 :][:, foreseen]], dim=1) for x in (seen.mean, seen.log_var)
-    )
+    judged = torch.arange(int(torch.randint(min(2, start + 1 + steps), ())), start + 1 + steps, 2)
+    mean, log_var = seen.mean[:, judged], seen.log_var[:, judged]
     latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-    prior = model.prior(conditions)
+    prior = model.prior(conditions[:, judged])
     unexpected = compute_kl_divergence_mc(mean, log_var, latents, prior)
     unexpected = unexpected + settings.lambda_guess * guess_loss(model, mean, prior)
-    count = watching[:, watched].shape[1]
-    loss = unexpected[:, :count].mean()
-    if steps:
-        loss = loss + settings.lambda_rollout * unexpected[:, count:].mean()
+    watched, dreamed = unexpected[:, judged <= start], unexpected[:, judged > start]
+    loss = unexpected.new_zeros(())
+    for part, weight in ((watched, 1.0), (dreamed, settings.lambda_rollout)):
+        if part.numel():
+            loss = loss + weight * part.mean()
     return settings.beta * settings.kl_dynamics * loss
 
 
@@ -85,12 +83,12 @@ def rehearse_perception(model: WorldModel, seen: Glimpses) -> Tensor:
     return gaussian_nll_of(error, model.noise.log_sigma("frame")[0], even, frames.shape[1]).mean()
 
 
-def perceivers(model: WorldModel) -> list[nn.Parameter]:
+def perception_parameters(model: WorldModel) -> list[nn.Parameter]:
     """What `rehearse_perception` trains."""
     return _parameters(model.encoder, model.posterior, model.decoder)
 
 
-def dynamicists(model: WorldModel) -> list[nn.Parameter]:
+def dynamics_parameters(model: WorldModel) -> list[nn.Parameter]:
     """What `rehearse_dynamics` trains."""
     return _parameters(model.core, model.prior)
 

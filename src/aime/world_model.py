@@ -512,17 +512,23 @@ class WorldModel(nn.Module):
         is_first: Bool[Tensor, "batch time"],
         start: int,
         steps: int,
-    ) -> tuple[Float[Tensor, "batch time hidden"], Float[Tensor, "batch steps hidden"]]:
-        """The h from which the prior expects clips that were watched: just before each frame, and before each of the
-        `steps` frames after frame `start`, had the eyes been closed from there on."""
-        batch, time = latents.shape[:2]
-        stops = [start, time - 1] if start < time - 1 else [start]
-        heard = self._heeded(context)
-        hidden, states = self._carry(latents, heard, actions, self.core.initial(batch), is_first, stops)
-        watching = _shift(hidden, None, self._episode_starts(is_first, batch, time, fresh=True))
+    ) -> Float[Tensor, "batch frames hidden"]:
+        """The h from which the prior expects clips that were watched, with open eyes up to frame `start` and with closed
+        ones for `steps` more: just before each of these `start` + 1 + `steps` frames."""
+        seen, batch = slice(0, start + 1), len(latents)
+        hidden, states = self._carry(
+            latents[:, seen],
+            self._heeded(context[:, seen]),
+            actions[:, seen],
+            self.core.initial(batch),
+            is_first[:, seen],
+            [start],
+        )
+        watching = _shift(hidden, None, self._episode_starts(is_first[:, seen], batch, start + 1, fresh=True))
         if not steps:
-            return watching, hidden[:, :0]
-        return watching, self.onward(hidden[:, start], states[0], actions[:, start + 1 : start + 1 + steps])[0]
+            return watching
+        dreaming, _, _ = self.onward(hidden[:, start], states[0], actions[:, start + 1 : start + 1 + steps])
+        return torch.cat([watching, dreaming], dim=1)
 
     def decode(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.cli.conftest import Said
 from tests.cli.made import write_store
@@ -30,8 +31,10 @@ def test_imagine_dreams_past_the_trained_length(aime: Aime, run_folder: Path, tm
     said = aime(*argv)
     assert said.code == 0, said.err
     assert "dreamed 20" in said.out
-    assert (tmp_path / "imagine-data.png").stat().st_size > 1000
     assert (tmp_path / "imagine-data.mp4").stat().st_size > 1000
+    width = Image.open(tmp_path / "imagine-data.png").width
+    assert aime(*argv, "--columns", "24").code == 0
+    assert Image.open(tmp_path / "imagine-data.png").width > 1.8 * width
 
 
 def test_imagine_many_futures_of_own_actions_as_a_gif(aime: Aime, run_folder: Path, tmp_path: Path) -> None:

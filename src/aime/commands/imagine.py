@@ -47,13 +47,15 @@ class ImagineFlags:
     """Other data than that which the model was trained on."""
     out: Path | None = None
     """Where the video and the strip go; by default the run's pictures/."""
+    columns: int = 12
+    """Frames that the strip shows, evenly spaced."""
     video: Literal["mp4", "gif"] = "mp4"
     """Format of the video."""
     device: Device = "auto"
     """Where to compute."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "context_frames", "dreams"):
+        for name in ("frames", "context_frames", "dreams", "columns"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("seed", "clip"):
@@ -96,7 +98,8 @@ def run(argv: Sequence[str]) -> int:
         panels = {name: torch.cat([watched, dream]) for name, dream in zip(names, dreams, strict=True)}
     folder = flags.out or subject.folder / "pictures"
     stem = f"imagine-{Path(flags.actions).stem}"
-    strip = draw_strip(panels, folder / f"{stem}.png", context_frames=context, title=subject.title)
+    strip = folder / f"{stem}.png"
+    draw_strip(panels, strip, context_frames=context, title=subject.title, columns=flags.columns)
     video = draw_dream_video(panels, folder / f"{stem}.{flags.video}", context_frames=context)
     print(f"{subject.title}: watched {context} frames, dreamed {ahead.shape[1]}\n  {strip}\n  {video}")
     return 0

@@ -21,8 +21,8 @@ from aime.outputs import SequenceOutput
 from aime.rehearsal import (
     Glimpses,
     Recollection,
-    dynamicists,
-    perceivers,
+    dynamics_parameters,
+    perception_parameters,
     rehearse_dynamics,
     rehearse_perception,
 )
@@ -146,8 +146,8 @@ class Updater:
         def dynamics() -> Tensor:
             return rehearse_dynamics(model, memory.clips.draw(settings.rehearsal_clips), loss)
 
-        bad = self._again(perception, perceivers(model), settings.second_looks, bad)
-        self._again(dynamics, dynamicists(model), settings.rehearsals, bad)
+        bad = self._again(perception, perception_parameters(model), settings.second_looks, bad)
+        self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad)
 
     def _again(self, objective: Callable[[], Tensor], learners: list[nn.Parameter], times: int, bad: Tensor) -> Tensor:
         """Updates of these parameters by one objective; what was `bad` before, or has become so."""

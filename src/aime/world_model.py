@@ -513,7 +513,7 @@ class WorldModel(nn.Module):
         start: int,
         steps: int,
     ) -> Float[Tensor, "batch frames hidden"]:
-        """The h from which the prior expects clips that were watched, with open eyes up to frame `start` and with closed
+        """The h from which the prior expects clips that were watched, with open eyes up to frame `start`, with closed
         ones for `steps` more: just before each of these `start` + 1 + `steps` frames."""
         seen, batch = slice(0, start + 1), len(latents)
         hidden, states = self._carry(

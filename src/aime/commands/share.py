@@ -5,7 +5,7 @@ aime share runs/cartpole-swingup --out pretrained/cartpole-swingup     then: aim
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,8 @@ def run(argv: Sequence[str]) -> int:
         save_checkpoint(flags.out, subject.model, plain, state=state, half=flags.half)
         evaluation = subject.folder / "evaluation" / "evaluation.json"
         if evaluation.is_file():
-            shutil.copyfile(evaluation, flags.out / evaluation.name)
+            content = json.loads(evaluation.read_text("utf-8"))
+            (flags.out / evaluation.name).write_text(json.dumps(content, separators=(",", ":")), "utf-8")
         chosen = store.split("test")[: flags.episodes]
         if chosen:
             with StoreWriter(flags.out / EPISODES, store.index.info) as writer:

@@ -43,11 +43,24 @@ def device_of(model: object) -> torch.device:
     return torch.device("cpu")
 
 
-def belief_features(belief: Any) -> Float[Tensor, "batch time features"] | None:
-    """Hidden and latents side by side, of a dream or of a watched clip; None where the model does not show them."""
-    hidden, latents = getattr(belief, "hidden", None), getattr(belief, "latents", None)
+def belief_features(
+    model: Any, states: Any, before: Tensor | None = None
+) -> Float[Tensor, "batch time features"] | None:
+    """What the physical state is read from, of a dream or of a watched clip; None where the model does not show it.
+
+    Hidden and latents side by side. Of AIME the latents of a frame and of the one before: its best guess goes on with
+    closed eyes, where the hidden state is not the one of open eyes: what was fitted on the one is not in the other.
+
+    Args:
+        states: a dream, or what was watched.
+        before: latents (B, Z) of the frame before the first; by default those of the first.
+    """
+    hidden, latents = getattr(states, "hidden", None), getattr(states, "latents", None)
     if not isinstance(hidden, Tensor) or not isinstance(latents, Tensor):
         return None
+    if isinstance(model, WorldModel):
+        first = latents[:, :1] if before is None else before[:, None]
+        return torch.cat([latents, torch.cat([first, latents[:, :-1]], dim=1)], dim=-1).float()
     return torch.cat([hidden.float(), latents.float()], dim=-1)
 
 

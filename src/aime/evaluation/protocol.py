@@ -196,11 +196,11 @@ class _Run:
         if self.watches:
             output = self.model.forward_sequence(clips.observations, clips.actions, clips.is_first)
             scores["ceiling"] = score(output.reconstructions[:, context:])
-            features = belief_features(output)
+            features = belief_features(self.model, output)
         return _Batch(
             scores=scores,
             calibration=counter.terms() if config.samples >= 2 else None,
-            dreamed=_on_cpu(belief_features(dream)),
+            dreamed=_on_cpu(belief_features(self.model, dream, getattr(belief, "latents", None))),
             watched=None if features is None else _on_cpu(features[:, context:]),
         )
 
@@ -244,7 +244,7 @@ class _Run:
         features, states = [], []
         for batch in clips.batches(config.batch_size, self.device):
             output = self.model.forward_sequence(batch.observations, batch.actions, batch.is_first)
-            belief = belief_features(output)
+            belief = belief_features(self.model, output)
             assert belief is not None and batch.states is not None
             features.append(belief[:, config.context_frames - 1 :].flatten(0, 1).cpu())
             states.append(batch.states[:, config.context_frames - 1 :].flatten(0, 1).cpu())

@@ -48,7 +48,7 @@ def belief_features(
 ) -> Float[Tensor, "batch time features"] | None:
     """What the physical state is read from, of a dream or of a watched clip; None where the model does not show it.
 
-    Hidden and latents side by side. Of AIME the latents of a frame and of the one before: its best guess goes on with
+    Hidden and latents side by side. Of AIME the latents and their change from the frame before: its best guess goes on with
     closed eyes, where the hidden state is not the one of open eyes: what was fitted on the one is not in the other.
 
     Args:
@@ -60,7 +60,7 @@ def belief_features(
         return None
     if isinstance(model, WorldModel):
         first = latents[:, :1] if before is None else before[:, None]
-        return torch.cat([latents, torch.cat([first, latents[:, :-1]], dim=1)], dim=-1).float()
+        return torch.cat([latents, latents - torch.cat([first, latents[:, :-1]], dim=1)], dim=-1).float()
     return torch.cat([hidden.float(), latents.float()], dim=-1)
 
 

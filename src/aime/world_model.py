@@ -494,6 +494,17 @@ class WorldModel(nn.Module):
         """The maps with which the schema expects frames to be attended; `before` is h before each of them."""
         return self.schema(before.flatten(0, 1), latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
+    @torch.no_grad()
+    def reread(
+        self,
+        belief: Belief,
+        latents: Float[Tensor, "batch k latent"],
+        context: Float[Tensor, "batch k context"],
+        actions: Float[Tensor, "batch k action"],
+    ) -> Float[Tensor, "batch k hidden"]:
+        """h after each of k frames that follow a belief, had these latents and contexts been seen of them."""
+        return self._carry(latents, context, actions, belief.recurrent, None, [latents.shape[1] - 1])[0]
+
     def onward(
         self,
         hidden: Float[Tensor, "batch hidden"],

@@ -6,6 +6,7 @@ read-out of the physical state, `nll_bound` the likelihood; without them these a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -43,25 +44,23 @@ def device_of(model: object) -> torch.device:
     return torch.device("cpu")
 
 
-def belief_features(
-    model: Any, states: Any, before: Tensor | None = None
-) -> Float[Tensor, "batch time features"] | None:
-    """What the physical state is read from, of a dream or of a watched clip; None where the model does not show it.
-
-    Hidden and latents side by side. Of AIME the latents and their change from the frame before: its best guess goes on with
-    closed eyes, where the hidden state is not the one of open eyes: what was fitted on the one is not in the other.
-
-    Args:
-        states: a dream, or what was watched.
-        before: latents (B, Z) of the frame before the first; by default those of the first.
-    """
+def belief_features(states: Any) -> Float[Tensor, "batch time features"] | None:
+    """Hidden and latents side by side, of a dream or of a watched clip; None where the model does not show them."""
     hidden, latents = getattr(states, "hidden", None), getattr(states, "latents", None)
     if not isinstance(hidden, Tensor) or not isinstance(latents, Tensor):
         return None
-    if isinstance(model, WorldModel):
-        first = latents[:, :1] if before is None else before[:, None]
-        return torch.cat([latents, latents - torch.cat([first, latents[:, :-1]], dim=1)], dim=-1).float()
     return torch.cat([hidden.float(), latents.float()], dim=-1)
+
+
+def as_if_seen(model: Any, belief: Any, dream: Any, actions: Float[Tensor, "batch k action"]) -> Any:
+    """A dream with the hidden states that its own latents would have left behind, had they been seen.
+
+    AIME's best guess goes on with closed eyes, and h is another there: what was fitted on open eyes is not in it.
+    Other models' dreams are as they are.
+    """
+    if not isinstance(model, WorldModel):
+        return dream
+    return replace(dream, hidden=model.reread(belief, dream.latents, dream.context, actions))
 
 
 def nll_bound(

@@ -36,7 +36,7 @@ from aime.evaluation.config import EvaluationConfig
 from aime.evaluation.health import check_health, read_health
 from aime.evaluation.lpips import LPIPS, find_lpips
 from aime.evaluation.metrics import moving_pixels
-from aime.evaluation.models import Dreamer, belief_features, device_of, nll_bound
+from aime.evaluation.models import Dreamer, as_if_seen, belief_features, device_of, nll_bound
 from aime.evaluation.readout import StateReadout, fit_readout, read_states
 from aime.evaluation.report import Evaluation, Likelihood, describe_data, describe_model
 from aime.evaluation.scores import Scorer, Scores, curves, difference_curves, join, of_samples
@@ -196,11 +196,11 @@ class _Run:
         if self.watches:
             output = self.model.forward_sequence(clips.observations, clips.actions, clips.is_first)
             scores["ceiling"] = score(output.reconstructions[:, context:])
-            features = belief_features(self.model, output)
+            features = belief_features(output)
         return _Batch(
             scores=scores,
             calibration=counter.terms() if config.samples >= 2 else None,
-            dreamed=_on_cpu(belief_features(self.model, dream, getattr(belief, "latents", None))),
+            dreamed=_on_cpu(belief_features(as_if_seen(self.model, belief, dream, ahead))),
             watched=None if features is None else _on_cpu(features[:, context:]),
         )
 
@@ -244,7 +244,7 @@ class _Run:
         features, states = [], []
         for batch in clips.batches(config.batch_size, self.device):
             output = self.model.forward_sequence(batch.observations, batch.actions, batch.is_first)
-            belief = belief_features(self.model, output)
+            belief = belief_features(output)
             assert belief is not None and batch.states is not None
             features.append(belief[:, config.context_frames - 1 :].flatten(0, 1).cpu())
             states.append(batch.states[:, config.context_frames - 1 :].flatten(0, 1).cpu())

@@ -184,7 +184,7 @@ def test_declared_reach_is_truly_reached_and_covers_the_model():
 
 
 def test_dreams_teach_what_dreams():
-    """Open-loop steps teach prior and dynamics by their latents, and the decoder by their frames."""
+    """Open-loop steps teach prior and dynamics by their latents and by their frames, and the decoder by neither."""
     clip = random_clip()
 
     def gradients(lambda_rollout: float, lambda_dream: float = 0.0) -> dict[str, list[torch.Tensor]]:

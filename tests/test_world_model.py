@@ -237,6 +237,20 @@ def test_encoder_and_dynamics_learn_from_clips_that_are_not_studied():
         assert same == alike, part
 
 
+def test_what_was_watched_can_be_read_again():
+    """Single frames in their context give the clip's posterior; its latents, as if seen, leave its hidden states."""
+    model = awake_model().eval()
+    frames, actions = random_clip(batch=2, time=7)
+    with torch.no_grad():
+        output = model.forward_sequence(frames, actions)
+        mean, log_var = model.glance(frames.flatten(0, 1).float() / 255, output.context.flatten(0, 1))
+    torch.testing.assert_close(mean.unflatten(0, (2, 7)), output.latent_mean)
+    torch.testing.assert_close(log_var.unflatten(0, (2, 7)), output.latent_log_var)
+    belief = model.observe(frames[:, :3], actions[:, :3])
+    again = model.reread(belief, output.latent_mean[:, 3:], output.context[:, 3:], actions[:, 3:])
+    torch.testing.assert_close(again, output.hidden[:, 3:])
+
+
 def test_weights_by_name_equal_weights_by_config_and_unknown_ones_are_named():
     model = small_model().train()
     clip = random_clip()

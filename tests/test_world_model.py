@@ -184,7 +184,7 @@ def test_declared_reach_is_truly_reached_and_covers_the_model():
 
 
 def test_dreams_teach_what_dreams():
-    """Open-loop steps teach prior and dynamics by their latents and by their frames, and the decoder by neither."""
+    """Open-loop steps teach prior and dynamics by their latents and by their frames, and by these the decoder."""
     clip = random_clip()
 
     def gradients(lambda_rollout: float, lambda_dream: float = 0.0) -> dict[str, list[torch.Tensor]]:
@@ -202,7 +202,37 @@ def test_dreams_teach_what_dreams():
 
     assert differ("prior", without, latents) and differ("core", without, latents)
     assert not differ("decoder", without, latents)
-    assert differ("prior", latents, frames) and not differ("decoder", latents, frames), "the decoder is taken as given"
+    assert differ("prior", latents, frames) and differ("decoder", latents, frames)
+
+
+def test_a_best_guess_is_decoded_with_its_doubt_and_a_draw_without():
+    model = small_model().eval()
+    torch.nn.init.normal_(model.decoder.from_doubt.weight)  # which a fresh decoder does not hear
+    frames, actions = random_clip()
+    belief = model.observe(frames, actions)
+    guess, draw = (model.imagine(belief, actions, sample=sample) for sample in (False, True))
+    sure = model.decode(guess.latents, guess.attention_map).clamp(0, 1)
+    assert not torch.allclose(guess.observations, sure, atol=1e-4)
+    torch.testing.assert_close(draw.observations, model.decode(draw.latents, draw.attention_map).clamp(0, 1))
+
+
+def test_dynamics_is_told_how_latents_changed_but_not_over_the_start_of_an_episode():
+    model = small_model().eval()
+    torch.nn.init.normal_(model.core.from_change.weight)
+    frames, actions = random_clip()
+    torch.nn.init.zeros_(model.core.from_latent.weight)  # so that latents are heard by their changes alone
+    torch.nn.init.zeros_(model.core.from_context.weight)
+    starts = torch.zeros(actions.shape[:2], dtype=torch.bool)
+    starts[:, 2] = True
+    other = frames.clone()
+    other[:, 1] = 255 - other[:, 1]
+
+    def hidden(clip: torch.Tensor, is_first: torch.Tensor | None) -> torch.Tensor:
+        return model.forward_sequence(clip, actions, is_first).hidden
+
+    same, new = hidden(frames, None), hidden(other, None)
+    assert torch.equal(same[:, 0], new[:, 0]) and not torch.allclose(same[:, 2], new[:, 2])
+    assert torch.equal(hidden(frames, starts)[:, 2:], hidden(other, starts)[:, 2:])
 
 
 def test_a_variance_is_right_from_the_first_errors_and_then_follows_slowly():

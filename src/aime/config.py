@@ -236,6 +236,8 @@ class OptimizerConfig:
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
+    dynamics_decay: float = 3.0
+    """Decoupled weight decay of dynamics and prior: with little they learn the clips by heart."""
     grad_clip: float = 5.0
     """Largest norm of a parameter's gradient, as a multiple of the parameter's own (for a peer: of all in one)."""
     lr_warmup_steps: int = 100
@@ -259,7 +261,14 @@ class OptimizerConfig:
         _require_choices(self)
         for name in ("learning_rate", "grad_clip", "discriminator_learning_rate"):
             _require(getattr(self, name) > 0, f"{name} must be above zero, got {getattr(self, name)}")
-        for name in ("weight_decay", "lr_warmup_steps", "warmup_epochs", "second_looks", "rehearsals"):
+        for name in (
+            "weight_decay",
+            "dynamics_decay",
+            "lr_warmup_steps",
+            "warmup_epochs",
+            "second_looks",
+            "rehearsals",
+        ):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("n_critic", "rehearsal_clips"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
@@ -389,7 +398,14 @@ class TrainConfig:
 AIMES_ALONE: dict[str, tuple[str, ...]] = {
     "loss": tuple(f.name for f in dataclasses.fields(LossConfig)),
     "balancer": tuple(f.name for f in dataclasses.fields(BalancerConfig)),
-    "optimizer": ("n_critic", "discriminator_learning_rate", "second_looks", "rehearsals", "rehearsal_clips"),
+    "optimizer": (
+        "n_critic",
+        "discriminator_learning_rate",
+        "dynamics_decay",
+        "second_looks",
+        "rehearsals",
+        "rehearsal_clips",
+    ),
 }
 """The settings that a peer does not have, by group."""
 

@@ -279,15 +279,15 @@ def dreamed(
     of the guessed frames must be the true ones (rollout_nll): that weighs errors by what they do to the picture, and
     lets a guess hedge where it cannot know. A sample need not be what happened, so its pixels are not compared.
 
-    The decoder is taken as given: told by wrong guesses, it learns to heed its latent less, and latents never wake.
-    Of dreamed frames it learns from the adversary alone. All of it grows with β.
+    The decoder is told how unsure each guess is. Not told, it learns from wrong ones to heed its latent less, and
+    latents never wake. All of it grows with β.
     """
     steps = rollout_length(frames.shape[1], settings)
     if not lesson.starts:
         return frames.new_zeros(()), []
     sampled, judged, at = (len(frames) + 1) // 2, lesson.studied, lesson.decoded
 
-    kls, guesses, sampled_kls, nlls, dreams = [], [], [], [], []
+    kls, guesses, sampled_kls, nlls, psnrs, dreams = [], [], [], [], [], []
     for start, belief in zip(lesson.starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
         before = model.onward(belief.hidden, belief.recurrent, ahead)[0]
@@ -304,14 +304,18 @@ def dreamed(
             with torch.no_grad():
                 maps = model.expect_attention(before[:, horizons], latents)
             shown = veil(maps)
-            taken = model.decode(latents, shown.maps, learns=False)
-            nlls.append(_frame_nll(model, "dream", frames[:, there], taken, shown).mean())
+            # How unsure a guess is, the latents that come true decide, not its picture.
+            doubt = model.prior.doubt(foreseen[:, horizons]).detach()
+            guessed = model.decode(latents, shown.maps, doubt)
+            nlls.append(_frame_nll(model, "dream", frames[:, there], guessed, shown).mean())
+            psnrs.append(_psnr(frames[:, there], guessed))
+            # The adversary asks what is told with certainty to look real, not what is soft for want of knowing.
             dreams.append(DreamedFrames(there, model.decode(latents[:judged].detach(), shown.maps[:judged])))
     losses = {"rollout_kl": kls, "rollout_guess": guesses, "sampled_kl": sampled_kls}
     parts |= {name: torch.stack(values).mean() for name, values in losses.items()}
     if dreams:
         parts["rollout_nll"] = torch.stack(nlls).mean()
-        parts["dream_psnr"] = torch.stack([_psnr(frames[:judged, d.at], d.frames) for d in dreams]).mean()
+        parts["dream_psnr"] = torch.stack(psnrs).mean()
     expected = parts["rollout_kl"] + parts["sampled_kl"] + settings.lambda_guess * parts["rollout_guess"]
     loss = settings.kl_dynamics * expected
     if dreams:

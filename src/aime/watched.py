@@ -73,4 +73,6 @@ class Imagined:
     context: Float[Tensor, "batch k context"]
     hidden: Float[Tensor, "batch k hidden"]
     attention: Float[Tensor, "batch k grid grid"]
+    doubt: Float[Tensor, "batch k latent"] | None
+    """How unsure the latents are that were guessed; None for draws, of which each is one thing that may be."""
     belief: Belief

@@ -3,7 +3,7 @@
     p(o, z, A | a) = Π p(z[t] | h[t-1]) · p(A[t] | A[t-1], h[t-1], z[t]) · p(o[t] | z[t], A[t])
 
     q(z[t] | o[t], c[t])                          the posterior, which does not need h: all frames run at once
-    h[t] = LSTM(h[t-1], (z[t], c[t], a[t]))       the belief after frame t and action t
+    h[t] = LSTM(h[t-1], (z[t], Δz[t], c[t], a[t]))  the belief after frame t and action t
 
 Whatever predicts frame t reads only frames and actions before t. See docs/architecture.md for the picture.
 """
@@ -188,8 +188,12 @@ class WorldModel(nn.Module):
         else:
             steps = self.foresee(belief, actions)
         pieces = [
-            self.decode(steps.latents[:, k : k + OBSERVE_CHUNK], steps.attention[:, k : k + OBSERVE_CHUNK])
-            for k in range(0, actions.shape[1], OBSERVE_CHUNK)
+            self.decode(
+                steps.latents[:, piece],
+                steps.attention[:, piece],
+                None if steps.doubt is None else steps.doubt[:, piece],
+            )
+            for piece in (slice(k, k + OBSERVE_CHUNK) for k in range(0, actions.shape[1], OBSERVE_CHUNK))
         ]
         return Dream(
             observations=torch.cat(pieces, dim=1).float().clamp(0, 1),
@@ -289,7 +293,8 @@ class WorldModel(nn.Module):
         state = self.core.initial(batch) if belief is None else belief.recurrent
         # Dynamics reads the posterior's mean: what was seen is better known than one draw of it tells; a velocity is
         # the difference of two such readings.
-        hidden, states = self._carry(mean, context, actions, state, is_first, [*pauses, time - 1])
+        last = None if belief is None else belief.latents
+        hidden, states = self._carry(mean, last, context, actions, state, is_first, [*pauses, time - 1])
         hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
         prior = self.prior(hidden_before)
 
@@ -412,20 +417,28 @@ class WorldModel(nn.Module):
     def _carry(
         self,
         latents: Tensor,
+        last: Tensor | None,
         context: Tensor,
         actions: Tensor,
         state: RecurrentState,
         is_first: Tensor | None,
         stops: Sequence[int],
     ) -> tuple[Tensor, list[RecurrentState]]:
-        """The core over a clip, and its state after each frame in `stops` (the last of which ends the clip)."""
+        """The core over a clip, and its state after each frame in `stops` (the last of which ends the clip).
+
+        `last` is the latent of the frame before the first; None if there was none.
+        """
+        latents = self.prior.standardised(latents)
+        earlier = latents[:, :1] if last is None else self.prior.standardised(last)[:, None].to(latents.dtype)
+        changes = latents - torch.cat([earlier, latents[:, :-1]], dim=1)
+        if is_first is not None:
+            changes = changes.masked_fill(is_first.to(changes.device, non_blocking=True)[..., None], 0.0)
         outputs, states, start = [], [], 0
         for stop in stops:
             piece = slice(start, stop + 1)
             first = None if is_first is None else is_first[:, piece]
-            output, state = self.core(
-                self.prior.standardised(latents[:, piece]), context[:, piece], actions[:, piece], state, first
-            )
+            inputs = (x[:, piece] for x in (latents, changes, context, actions))
+            output, state = self.core(*inputs, state, first)
             outputs.append(output)
             states.append(state)
             start = stop + 1
@@ -440,22 +453,22 @@ class WorldModel(nn.Module):
         draw: Callable[[MixturePrior], Tensor],
     ) -> Imagined:
         """Step the belief forward on its own predictions. `draw` takes a latent from each prior."""
-        state, hidden = belief.recurrent, belief.hidden
+        state, hidden, z = belief.recurrent, belief.hidden, belief.latents
         priors: list[MixturePrior] = []
         taken: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for action in actions.unbind(dim=1):
-            prior = self.prior(hidden)
+            prior, last = self.prior(hidden), z
             z = draw(prior)
             # Detached: the head foretells the context. Open to the dream's losses it served as one more latent, far
             # from any context that was ever watched.
             context = self._heeded(self.context_head(torch.cat([hidden, z], dim=-1)).detach())
-            output, state = self.core(self.prior.standardised(z[:, None]), context[:, None], action[:, None], state)
+            output, (state,) = self._carry(z[:, None], last, context[:, None], action[:, None], state, None, [0])
             priors.append(prior)
             taken.append((z, context, hidden, output[:, 0]))
             hidden = output[:, 0]
         latents, contexts, before, hiddens = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
         maps = self.expect_attention(before, latents)
-        last = replace(
+        end = replace(
             belief,
             recurrent=state,
             hidden=hidden,
@@ -464,7 +477,7 @@ class WorldModel(nn.Module):
             latents=z,
             perceiver=None,
         )
-        return Imagined(MixturePrior.stack(priors, 1), latents, contexts, hiddens, maps, last)
+        return Imagined(MixturePrior.stack(priors, 1), latents, contexts, hiddens, maps, None, end)
 
     def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"]) -> Imagined:
         """The best guess at what follows a belief: dynamics goes on with closed eyes, by the actions alone.
@@ -477,7 +490,7 @@ class WorldModel(nn.Module):
         latents = prior.mean()
         context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
         maps = self.expect_attention(before, latents)
-        last = replace(
+        end = replace(
             belief,
             recurrent=state,
             hidden=hidden[:, -1],
@@ -486,7 +499,7 @@ class WorldModel(nn.Module):
             latents=latents[:, -1],
             perceiver=None,
         )
-        return Imagined(prior, latents, context, hidden, maps, last)
+        return Imagined(prior, latents, context, hidden, maps, self.prior.doubt(prior), end)
 
     def expect_attention(
         self, before: Float[Tensor, "batch time hidden"], latents: Float[Tensor, "batch time latent"]
@@ -503,7 +516,8 @@ class WorldModel(nn.Module):
         actions: Float[Tensor, "batch k action"],
     ) -> Float[Tensor, "batch k hidden"]:
         """h after each of k frames that follow a belief, had these latents and contexts been seen of them."""
-        return self._carry(latents, context, actions, belief.recurrent, None, [latents.shape[1] - 1])[0]
+        stops = [latents.shape[1] - 1]
+        return self._carry(latents, belief.latents, context, actions, belief.recurrent, None, stops)[0]
 
     def onward(
         self,
@@ -529,6 +543,7 @@ class WorldModel(nn.Module):
         seen, batch = slice(0, start + 1), len(latents)
         hidden, states = self._carry(
             latents[:, seen],
+            None,
             self._heeded(context[:, seen]),
             actions[:, seen],
             self.core.initial(batch),
@@ -545,8 +560,7 @@ class WorldModel(nn.Module):
         self,
         latents: Float[Tensor, "batch time latent"],
         attention: Float[Tensor, "batch time grid grid"],
-        *,
-        learns: bool = True,
+        doubt: Float[Tensor, "batch time latent"] | None = None,
     ) -> Float[Tensor, "batch time 3 height width"]:
         """Mean of p(o | z, A), unclamped, from the latent and the map that the *schema* expects.
 
@@ -554,15 +568,10 @@ class WorldModel(nn.Module):
         around the latent.
 
         Args:
-            learns: False takes the decoder as given: gradients reach latents and maps, and none of its parameters.
+            doubt: how unsure a guess at each number of the latents is; the mean is then that over all that may be.
         """
-        inputs = (latents.flatten(0, 1), attention.flatten(0, 1))
-        if learns:
-            frames = self.decoder(*inputs)
-        else:
-            given = {name: parameter.detach() for name, parameter in self.decoder.named_parameters()}
-            frames = torch.func.functional_call(self.decoder, given, inputs)
-        return frames.unflatten(0, latents.shape[:2])
+        unsure = None if doubt is None else doubt.flatten(0, 1)
+        return self.decoder(latents.flatten(0, 1), attention.flatten(0, 1), unsure).unflatten(0, latents.shape[:2])
 
     # ------------------------------------------------------------------ parameters
 

@@ -59,10 +59,11 @@ def test_log_prob_is_the_mixture_density():
     torch.testing.assert_close(mixture.surprise(z), -expected)
 
 
-def test_draws_have_the_mixtures_mean_and_repeat_with_their_generator():
+def test_draws_have_the_mixtures_mean_and_deviation_and_repeat_with_their_generator():
     mixture = make().eval()(torch.randn(1, 4))[[0] * 40000].detach()
     torch.manual_seed(5)
     torch.testing.assert_close(mixture.sample().mean(0), mixture.mean()[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(mixture.sample().std(0), mixture.deviation()[0], atol=0.05, rtol=0)
     again = [mixture.sample(torch.Generator().manual_seed(9)) for _ in range(2)]
     assert torch.equal(*again)
 

@@ -10,28 +10,29 @@ def make(seed: int = 0) -> RecurrentCore:
     return RecurrentCore(latent_dim=3, context_dim=4, action_dim=2, hidden_dim=16)
 
 
-def clip(batch: int = 3, time: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return torch.randn(batch, time, 3), torch.randn(batch, time, 4), torch.randn(batch, time, 2)
+def clip(batch: int = 3, time: int = 7) -> tuple[torch.Tensor, ...]:
+    """Latents, their changes, contexts and actions."""
+    return tuple(torch.randn(batch, time, size) for size in (3, 3, 4, 2))
 
 
 def test_whole_clip_equals_frame_by_frame():
-    core, (z, c, a) = make(), clip()
-    whole, last = core(z, c, a, core.initial(3))
+    core, inputs = make(), clip()
+    whole, last = core(*inputs, core.initial(3))
     state, steps = core.initial(3), []
-    for t in range(z.shape[1]):
-        step, state = core(z[:, t : t + 1], c[:, t : t + 1], a[:, t : t + 1], state)
+    for t in range(7):
+        step, state = core(*(x[:, t : t + 1] for x in inputs), state)
         steps.append(step)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole)
     torch.testing.assert_close(state.cell, last.cell)
 
 
 def test_reset_forgets_what_came_before_and_only_there():
-    core, (z, c, a) = make(), clip()
+    core, inputs = make(), clip()
     is_first = torch.zeros(3, 7, dtype=torch.bool)
     is_first[1, 4] = True
-    reset, _ = core(z, c, a, core.initial(3), is_first)
-    plain, _ = core(z, c, a, core.initial(3))
-    fresh, _ = core(z[1:2, 4:], c[1:2, 4:], a[1:2, 4:], core.initial(1))
+    reset, _ = core(*inputs, core.initial(3), is_first)
+    plain, _ = core(*inputs, core.initial(3))
+    fresh, _ = core(*(x[1:2, 4:] for x in inputs), core.initial(1))
     torch.testing.assert_close(reset[1, 4:], fresh[0])
     torch.testing.assert_close(reset[[0, 2]], plain[[0, 2]])
     assert not torch.allclose(reset[1, 4:], plain[1, 4:])
@@ -40,7 +41,7 @@ def test_reset_forgets_what_came_before_and_only_there():
 def test_every_input_moves_the_belief():
     core, inputs = make(), clip()
     torch.nn.init.normal_(core.from_context.weight)  # which a fresh core does not hear
-    for i in range(3):
+    for i in range(4):
         changed = [x.clone() for x in inputs]
         changed[i][:, 2] += 1
         before, _ = core(*inputs, core.initial(3))

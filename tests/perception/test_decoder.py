@@ -62,6 +62,17 @@ def test_latents_decide_the_frame() -> None:
 
 
 @torch.no_grad()
+def test_doubt_moves_the_frame_and_none_is_no_doubt() -> None:
+    decoder = small()
+    latents, doubt = torch.randn(4, 6), torch.rand(4, 6)
+    assert torch.equal(decoder(latents, uniform(4), doubt), decoder(latents, uniform(4))), "unheard at first"
+    trained_like(decoder)
+    sure, certain = decoder(latents, uniform(4)), decoder(latents, uniform(4), torch.zeros(4, 6))
+    assert torch.equal(sure, certain)
+    assert not torch.allclose(decoder(latents, uniform(4), doubt), sure, atol=1e-3)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("scale", range(4))
 def test_attention_acts_at_every_scale(scale: int) -> None:
     """With attention switched off at all scales but one, that one still changes the frame."""

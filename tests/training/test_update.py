@@ -109,9 +109,17 @@ def test_the_learning_rate_is_scaled(tmp_path: Path) -> None:
 
 
 def test_biases_and_gains_do_not_decay(tmp_path: Path) -> None:
-    for optimizer in updater(tmp_path, weight_decay=0.3).optimizers.values():
+    for optimizer in updater(tmp_path, weight_decay=0.3, dynamics_decay=2.0).optimizers.values():
         for group in optimizer.param_groups:
-            assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] == 0.3}
+            assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] > 0}
+
+
+def test_dynamics_and_prior_decay_by_themselves(tmp_path: Path) -> None:
+    u = updater(tmp_path, weight_decay=0.3, dynamics_decay=2.0)
+    decays = {id(p): g["weight_decay"] for o in u.optimizers.values() for g in o.param_groups for p in g["params"]}
+    for name, parameter in u.model.named_parameters():
+        if parameter.ndim >= 2:
+            assert decays[id(parameter)] == (2.0 if name.startswith(("core.", "prior.")) else 0.3), name
 
 
 # Frames that are not finite are not tried masked: the CPU's kernels are not made to differentiate what they lead to.

@@ -106,6 +106,11 @@ class MixturePrior:
         """E[z] = Σ_k π_k m_k."""
         return (self.weights[..., None] * self.means).sum(-2)
 
+    def deviation(self) -> Float[Tensor, "*batch latent"]:
+        """Standard deviation of z, number by number: of the draws, over all components."""
+        spread = self.log_vars.exp() + (self.means - self.mean()[..., None, :]).square()
+        return (self.weights[..., None] * spread).sum(-2).sqrt()
+
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch latent"]:
         """A draw of z: first the component, then the Gaussian. No gradient reaches the weights; see `rsample`."""
         chosen, noise = self._draw(generator)

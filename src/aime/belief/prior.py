@@ -135,6 +135,10 @@ class DPGMMPrior(nn.Module):
         """Latents in units of their running standard deviation, from their running mean."""
         return (latents - self.offset) / self.scale
 
+    def doubt(self, mixture: MixturePrior) -> Float[Tensor, "*batch latent"]:
+        """How unsure a guess at each number of the latent is: 0 if it is known, about 1 if nothing is known of it."""
+        return mixture.deviation() / self.scale
+
     @torch.no_grad()
     def follow(self, latents: Float[Tensor, "*batch latent"], decay: float = 0.98) -> None:
         """Move the units towards those of these latents.

@@ -1,4 +1,4 @@
-"""The recurrent core of the VRNN: h[t] = LSTM(h[t-1], (z[t], c[t], a[t])).
+"""The recurrent core of the VRNN: h[t] = LSTM(h[t-1], (z[t], Δz[t], c[t], a[t])).
 
 Because the posterior q(z[t] | o[t], c[t]) does not depend on h, the whole clip is one fused LSTM call; only a reset in
 the middle of a clip (an episode that ends there) splits it, into as many calls as there are reset times.
@@ -40,6 +40,7 @@ class RecurrentCore(nn.Module):
         # Each input has a map of its own, so that none drowns the others by its size alone, and the context, which says
         # little before the Perceiver has learned, begins unheard.
         self.from_latent = nn.Linear(latent_dim, hidden_dim)
+        self.from_change = nn.Linear(latent_dim, hidden_dim, bias=False)
         self.from_action = nn.Linear(action_dim, hidden_dim, bias=False)
         self.from_context = nn.Linear(context_dim, hidden_dim, bias=False)
         nn.init.zeros_(self.from_context.weight)
@@ -64,6 +65,7 @@ class RecurrentCore(nn.Module):
     def forward(
         self,
         latents: Float[Tensor, "batch time latent"],
+        changes: Float[Tensor, "batch time latent"],
         context: Float[Tensor, "batch time context"],
         actions: Float[Tensor, "batch time action"],
         state: RecurrentState,
@@ -72,13 +74,16 @@ class RecurrentCore(nn.Module):
         """Carry the belief through a clip.
 
         Args:
+            changes: how the latents differ from those a frame before; zero where an episode starts. A velocity is read
+                from them at once, which would else have to be learned as the difference of two memories.
             is_first: true where an episode starts; the state is reset before that frame. It is read on the host, so a
                 tensor on the CPU costs no synchronisation with a GPU. None means that no frame resets.
 
         Returns:
             h[t] for every frame (layer-normed), and the state after the last one.
         """
-        inputs = self.embed(self.from_latent(latents) + self.from_action(actions) + self.from_context(context))
+        seen = self.from_latent(latents) + self.from_change(changes) + self.from_context(context)
+        inputs = self.embed(seen + self.from_action(actions))
         outputs = []
         for start, stop in _segments(is_first, inputs.shape[1]):
             if is_first is not None:

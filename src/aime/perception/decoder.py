@@ -1,5 +1,8 @@
 """From a latent state and an attention map to a frame: p(o[t] | z[t], A[t]).
 
+Or from a guess at the latent, and how unsure it is, to the mean of the frames that it may be: where the guess does not
+know, the picture says so, and is soft.
+
 A dream uses nothing of what it dreams: no feature of the encoder ever gets here.
 """
 
@@ -76,8 +79,10 @@ class FrameDecoder(nn.Module):
         self.base_grid, self.base_channels = image_size // 16, widths[0]
         grids = [self.base_grid * 2**i for i in range(4)]
         # A place is not linear in the latent: half of the decoder's work is to tell where, before any convolution.
-        self.from_latent = nn.Sequential(
-            nn.Linear(latent_dim, hidden_dim),
+        self.from_latent = nn.Linear(latent_dim, hidden_dim)
+        self.from_doubt = nn.Linear(latent_dim, hidden_dim, bias=False)
+        nn.init.zeros_(self.from_doubt.weight)
+        self.lay_out = nn.Sequential(
             nn.LayerNorm(hidden_dim),
             nn.SiLU(),
             nn.Linear(hidden_dim, self.base_channels * self.base_grid**2),
@@ -93,14 +98,22 @@ class FrameDecoder(nn.Module):
         self.act = nn.SiLU()
 
     def forward(
-        self, latents: Float[Tensor, "n latent"], attention_map: Float[Tensor, "n grid grid"]
+        self,
+        latents: Float[Tensor, "n latent"],
+        attention_map: Float[Tensor, "n grid grid"],
+        doubt: Float[Tensor, "n latent"] | None = None,
     ) -> Float[Tensor, "n 3 h w"]:
         """The mean of the frames, float32, unbounded (clamp it to [0, 1] to look at); at first the background.
 
-        `attention_map` sums to one over space.
+        Args:
+            attention_map: sums to one over space.
+            doubt: for guesses, how unsure each number of the latent is (`DPGMMPrior.doubt`); None is sure of all.
         """
         relative = attention_map * attention_map.shape[-1] * attention_map.shape[-2]
-        x = self.from_latent(latents).unflatten(1, (self.base_channels, self.base_grid, self.base_grid))
+        said = self.from_latent(latents)
+        if doubt is not None:
+            said = said + self.from_doubt(doubt)
+        x = self.lay_out(said).unflatten(1, (self.base_channels, self.base_grid, self.base_grid))
         x = x.contiguous(memory_format=torch.channels_last)
         for norm, precision, up in zip(self.norms, self.precisions, self.up, strict=True):
             x = up(self.act(precision(norm(x), relative)))

@@ -6,7 +6,7 @@ GPU that is decided there, without waiting: the optimizers take the verdict as a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,17 @@ class Updater:
         self._world = world or World()
         settings = config.optimizer
         self.balancer = GradientBalancer(model.objective_reach(), config.balancer)
+        recalled = dynamics_parameters(model)
+        among = {id(p) for p in recalled}
+        others = [p for p in model.generator_parameters() if id(p) not in among]
         self.optimizers = {
-            "model": _adamw(model.generator_parameters(), settings.learning_rate, settings.weight_decay),
+            "model": _adamw(
+                settings.learning_rate,
+                [(settings.dynamics_decay, recalled), (settings.weight_decay, others)],
+            ),
             "discriminator": _adamw(
-                model.discriminator_parameters(), settings.discriminator_learning_rate, settings.weight_decay
+                settings.discriminator_learning_rate,
+                [(settings.weight_decay, list(model.discriminator_parameters()))],
             ),
         }
         self._peaks = {"model": settings.learning_rate, "discriminator": settings.discriminator_learning_rate}
@@ -216,13 +223,10 @@ class Updater:
                 group["lr"] = self._peaks[name] * factor
 
 
-def _adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW in one fused kernel; matrices and filters decay, biases and gains do not."""
-    every = list(parameters)
-    groups = [
-        {"params": [p for p in every if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def _adamw(learning_rate: float, decays: Sequence[tuple[float, Sequence[nn.Parameter]]]) -> torch.optim.AdamW:
+    """AdamW in one fused kernel; matrices and filters decay, each by its own, biases and gains do not."""
+    groups = [{"params": [p for p in some if p.ndim >= 2], "weight_decay": decay} for decay, some in decays]
+    groups.append({"params": [p for _, some in decays for p in some if p.ndim < 2], "weight_decay": 0.0})
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
 
 

@@ -236,7 +236,7 @@ class OptimizerConfig:
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
-    dynamics_decay: float = 3.0
+    dynamics_decay: float = 2.0
     """Decoupled weight decay of dynamics and prior: with little they learn the clips by heart."""
     grad_clip: float = 5.0
     """Largest norm of a parameter's gradient, as a multiple of the parameter's own (for a peer: of all in one)."""

@@ -116,7 +116,7 @@ def test_gradients_reach_latents_attention_and_every_parameter_also_under_autoca
     latents = torch.randn(4, 6, requires_grad=True)
     attention = spot(4).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        frames = decoder(latents, attention)
+        frames = decoder(latents, attention, torch.rand(4, 6))
     assert frames.dtype == torch.float32
     (frames - torch.rand_like(frames)).square().sum().backward()
     for name, x in [("latents", latents), ("attention", attention), *decoder.named_parameters()]:

@@ -32,7 +32,7 @@ class AttentionSchema(nn.Module):
     COARSE = 7
     """Cells along each side of the coarse grid on which the map begins."""
 
-    def __init__(self, *, grid: int, condition_dim: int, width: int = 128) -> None:
+    def __init__(self, *, grid: int, condition_dim: int, width: int = 64) -> None:
         super().__init__()
         self.grid = grid
         channels = 16

@@ -138,8 +138,8 @@ def test_law_4_a_frame_is_decoded_from_latent_and_attention_alone():
     seen: list[tuple[torch.Tensor, ...]] = []
     model.decoder.register_forward_hook(lambda module, args, out: seen.append((*args, out)))
     model.forward_sequence(frames, actions)
-    latents, attention, out = seen[0]
-    assert latents.shape == (12, 8) and attention.shape == (12, 10, 10)
+    latents, attention, doubt, out = seen[0]
+    assert latents.shape == (12, 8) and attention.shape == (12, 10, 10) and doubt is None
     torch.testing.assert_close(model.decoder(latents, attention), out)
     random = model.decoder(torch.randn_like(latents) * 3, attention)
     assert not torch.allclose(random, out, atol=1e-4)

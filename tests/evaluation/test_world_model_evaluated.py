@@ -72,10 +72,8 @@ def test_the_bound_of_a_frame_does_not_know_the_frames_after_it(model: WorldMode
 def test_health_is_read_with_and_without_segmentation(model: WorldModel, toy_store: EpisodeStore) -> None:
     clips = load_clips(toy_store, "test", 12, 6, seed=0)
     segmentation = (clips.observations.amin(dim=2) > 230).to(torch.uint8)
-    policies = ["a", "b"] * 3
-    seen = read_health(model, clips.observations, clips.actions, clips.is_first, segmentation, policies)
+    seen = read_health(model, clips.observations, clips.actions, clips.is_first, segmentation)
     guessed = read_health(model, clips.observations, clips.actions, clips.is_first)
     assert seen["attention_density"] > 0 and guessed["attention_density"] > 0
     assert seen["attention_density"] != guessed["attention_density"]
-    assert "policy_information" in seen and "policy_information" not in guessed
     assert all(isinstance(value, float) for value in seen.values())

@@ -33,7 +33,7 @@ from aime.evaluation.clips import (
     state_names,
 )
 from aime.evaluation.config import EvaluationConfig
-from aime.evaluation.health import check_health, read_health
+from aime.evaluation.health import check_health, policy_information, read_health
 from aime.evaluation.lpips import LPIPS, find_lpips
 from aime.evaluation.metrics import moving_pixels
 from aime.evaluation.models import Dreamer, as_if_seen, belief_features, device_of, nll_bound
@@ -45,6 +45,8 @@ from aime.inputs import to_unit_frames
 
 HEALTH_CLIPS = 32
 """Clips that the health of the pillars is read on."""
+POLICY_CLIPS = 96
+"""Training clips on which components are compared with policies: the few episodes of a test split cannot tell."""
 
 
 def evaluate(
@@ -269,11 +271,25 @@ class _Run:
             return []
         places = torch.linspace(0, len(self.clips) - 1, min(HEALTH_CLIPS, len(self.clips))).round().long()
         clips = self.clips[places].to(self.device)
-        policies = [self.store.record(int(episode)).policy for episode in clips.episode]
-        readings = read_health(
-            self.model, clips.observations, clips.actions, clips.is_first, clips.segmentation, policies
-        )
-        return check_health(readings)
+        readings = read_health(self.model, clips.observations, clips.actions, clips.is_first, clips.segmentation)
+        return check_health(readings | self._policy_information())
+
+    def _policy_information(self) -> dict[str, float]:
+        """What components tell of policies, where training episodes are long enough to tell."""
+        config = self.config
+        count = min(POLICY_CLIPS, count_clips(self.store, "train", config.length))
+        if not count:
+            return {}
+        clips = load_clips(self.store, "train", config.length, count, config.seed, keys=())
+        episodes = clips.episode.tolist()
+        policies = [self.store.record(episode).policy for episode in episodes]
+        if len(set(policies)) == 1:
+            return {}
+        outputs = [
+            self.model.forward_sequence(batch.observations, batch.actions, batch.is_first).responsibilities.cpu()
+            for batch in clips.batches(config.batch_size, self.device)
+        ]
+        return policy_information(torch.cat(outputs), policies, episodes)
 
 
 def watch(model: Any, clips: Clips, context: int, *, actions: Tensor | None = None) -> Any:

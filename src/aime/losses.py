@@ -69,6 +69,10 @@ class ObservationNoise(nn.Module):
         """log σ of the observation model `name`: frame or dream (under even maps; under attention), or token."""
         return 0.5 * getattr(self, name).log()
 
+    def taught(self, name: str, floor: float) -> Tensor:
+        """log σ with which latents are taught, at least that of `floor` (see `LossConfig.sigma_floor`)."""
+        return 0.5 * getattr(self, name).clamp_min(floor**2).log()
+
     def follow(self, name: str, kinds: Int64[Tensor, " n"], errors: Float[Tensor, " n"]) -> None:
         """Move each variance towards the mean of the squared errors of its kind.
 
@@ -211,7 +215,7 @@ def elbo(
 ) -> Tensor:
     """Minus the evidence lower bound of the watched frames, in nats per frame; `frames` are those that were decoded."""
     prior = watched.prior
-    parts["recon_nll"] = _frame_nll(model, "frame", frames, mean, shown).mean()
+    parts["recon_nll"] = _frame_nll(model, "frame", frames, mean, shown, settings).mean()
     parts["kl_latent"] = latent_kl(watched.latent_mean, watched.latent_log_var, watched.latents, prior, settings).mean()
     parts["guess_loss"] = guess_loss(model, watched.latent_mean, prior).mean()
     parts["kl_sticks"] = prior.kl_sticks().mean()
@@ -307,7 +311,7 @@ def dreamed(
             # How unsure a guess is, the latents that come true decide, not its picture.
             doubt = model.prior.doubt(foreseen[:, horizons]).detach()
             guessed = model.decode(latents, shown.maps, doubt)
-            nlls.append(_frame_nll(model, "dream", frames[:, there], guessed, shown).mean())
+            nlls.append(_frame_nll(model, "dream", frames[:, there], guessed, shown, settings).mean())
             psnrs.append(_psnr(frames[:, there], guessed))
             # The adversary asks what is told with certainty to look real, not what is soft for want of knowing.
             dreams.append(DreamedFrames(there, model.decode(latents[:judged].detach(), shown.maps[:judged])))
@@ -395,7 +399,9 @@ def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, pa
     parts["sigma"] = model.noise.log_sigma("frame")[0].exp()
 
 
-def _frame_nll(model: WorldModel, name: str, frames: Tensor, mean: Tensor, shown: Shown) -> Tensor:
+def _frame_nll(
+    model: WorldModel, name: str, frames: Tensor, mean: Tensor, shown: Shown, settings: LossConfig
+) -> Tensor:
     """−log p(o | z, A) of each frame (B, T), under attention's precision.
 
     The map is taken as given: it says which errors matter. If the likelihood could move it, attention would flee from
@@ -404,7 +410,7 @@ def _frame_nll(model: WorldModel, name: str, frames: Tensor, mean: Tensor, shown
     precision = precision_map(shown.maps.detach().flatten(0, 1), model.config.input_dim, model.config.attention_floor)
     error = weighted_error(frames.flatten(0, 1), mean.flatten(0, 1), precision)
     kinds = shown.attended.long().flatten()
-    log_sigma = model.noise.log_sigma(name)[kinds]
+    log_sigma = model.noise.taught(name, settings.sigma_floor)[kinds]
     if model.training:
         model.noise.follow(name, kinds, error / frames[0, 0].numel())
     return gaussian_nll_of(error, log_sigma, precision, frames.shape[2]).unflatten(0, frames.shape[:2])

@@ -67,7 +67,7 @@ def rehearse_dynamics(model: WorldModel, seen: Recollection, settings: LossConfi
     return settings.beta * settings.kl_dynamics * loss
 
 
-def rehearse_perception(model: WorldModel, seen: Glimpses) -> Tensor:
+def rehearse_perception(model: WorldModel, seen: Glimpses, settings: LossConfig) -> Tensor:
     """What encoder, posterior and decoder can learn from frames by themselves: −log p(o | z), in nats per frame.
 
     Attention is even: the latent must carry the whole frame. The KL, which asks what the latents of a clip have to do
@@ -80,7 +80,7 @@ def rehearse_perception(model: WorldModel, seen: Glimpses) -> Tensor:
     decoded = model.decoder(latents, latents.new_full((len(frames), grid, grid), 1 / grid**2))
     even = torch.ones_like(frames[:, 0])
     error = weighted_error(frames, decoded, even)
-    return gaussian_nll_of(error, model.noise.log_sigma("frame")[0], even, frames.shape[1]).mean()
+    return gaussian_nll_of(error, model.noise.taught("frame", settings.sigma_floor)[0], even, frames.shape[1]).mean()
 
 
 def perception_parameters(model: WorldModel) -> list[nn.Parameter]:

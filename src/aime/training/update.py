@@ -148,7 +148,7 @@ class Updater:
         loss = replace(self.config.loss, beta=beta)
 
         def perception() -> Tensor:
-            return rehearse_perception(model, memory.frames.draw(memory.frames.batch_size))
+            return rehearse_perception(model, memory.frames.draw(memory.frames.batch_size), loss)
 
         def dynamics() -> Tensor:
             return rehearse_dynamics(model, memory.clips.draw(settings.rehearsal_clips), loss)

@@ -235,6 +235,21 @@ def test_dynamics_is_told_how_latents_changed_but_not_over_the_start_of_an_episo
     assert torch.equal(hidden(frames, starts)[:, 2:], hidden(other, starts)[:, 2:])
 
 
+def test_latents_are_taught_at_no_smaller_sigma_than_the_floor():
+    noise = ObservationNoise()
+    noise.follow("frame", torch.tensor([0, 1]), torch.tensor([0.0004, 0.25]))
+    torch.testing.assert_close(noise.log_sigma("frame").exp(), torch.tensor([0.02, 0.5]))
+    torch.testing.assert_close(noise.taught("frame", 0.2).exp(), torch.tensor([0.2, 0.5]))
+    model, clip = small_model().eval(), random_clip()
+    model.noise.frame.fill_(0.0004)
+
+    def gradient(floor: float) -> float:
+        losses, _ = model.compute_total_loss(*clip, sigma_floor=floor, beta=0.0, entropy_weight=0.0, lambda_context=0.0)
+        return float(torch.autograd.grad(losses["total_vae_loss"], model.decoder.background)[0].norm())
+
+    assert gradient(0.01) / gradient(0.2) == pytest.approx(100.0, rel=0.1)
+
+
 def test_a_variance_is_right_from_the_first_errors_and_then_follows_slowly():
     noise = ObservationNoise()
     kinds = torch.tensor([0, 0, 1])

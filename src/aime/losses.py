@@ -48,8 +48,8 @@ class ObservationNoise(nn.Module):
     """Variances of the observation models, kept at their optimum: a running mean of the squared error.
 
     The optimal variance of a Gaussian decoder is its mean squared error (Rybkin et al., 2021, arXiv 2006.13202).
-    Following it, rather than learning it by gradient, keeps the balance between likelihood and KL right from the first
-    steps: once the background is explained the variance has shrunk, and a small moving body is worth many nats.
+    Following it, rather than learning it by gradient, makes it right from the first steps. Latents learn at a larger
+    one (`taught`): at the optimum each pixel is worth so many nats that they tell what no dynamics can foresee.
     """
 
     def __init__(self, initial_sigma: float = 0.2, floor: float = 0.01, decay: float = 0.95) -> None:

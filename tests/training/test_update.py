@@ -215,7 +215,9 @@ def test_rehearsal_moves_what_it_is_for_alone_and_makes_it_better(
         torch.manual_seed(0)
         with torch.no_grad():
             dynamics = rehearse_dynamics(u.model, clips, u.config.loss)
-            return float(dynamics if "rehearsals" not in settings else rehearse_perception(u.model, frames, u.config.loss))
+            return float(
+                dynamics if "rehearsals" not in settings else rehearse_perception(u.model, frames, u.config.loss)
+            )
 
     first, before = loss(), {name: p.detach().clone() for name, p in u.model.named_parameters()}
     for _ in range(10):

@@ -33,6 +33,8 @@ def test_real_episodes_are_collected(config: CollectConfig, collected: EpisodeSt
     assert (collected.task, collected.action_dim, collected.image_size) == ("cartpole-swingup", 1, 32)
     assert collected.time_step == pytest.approx(0.02) and collected.action_repeat == 2
     assert [episode.id for episode in collected.episodes] == [0, 1, 2, 3]
+    details = collected.index.info.details
+    assert details["state"] == {"qpos": 2, "qvel": 2, "act": 0} and details["turning"] == [1], "the pole may go round"
     collected.verify()
     first_frames = []
     for episode in collected.episodes:

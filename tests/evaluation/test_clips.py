@@ -7,8 +7,9 @@ import torch
 
 from aime.data.store import EpisodeStore
 from aime.errors import DataError
-from aime.evaluation.clips import copy_last, count_clips, load_clips, somebody_elses, state_names
+from aime.evaluation.clips import copy_last, count_clips, load_clips, somebody_elses
 from aime.evaluation.metrics import moving_pixels
+from aime.evaluation.states import StateColumns
 from tests.evaluation.conftest import write_store
 
 
@@ -69,7 +70,11 @@ def test_real_episodes_have_states_by_name_and_a_body(cartpole_store_path: Path)
     store = EpisodeStore.open(cartpole_store_path)
     clips = load_clips(store, "test", 48, 4, seed=0, keys=("states", "segmentation"))
     assert clips.states is not None and clips.segmentation is not None
-    assert state_names(store, clips.states.shape[-1]) == ["qpos 0", "qpos 1", "qvel 0", "qvel 1"]
+    columns = StateColumns.of(store, clips.states.shape[-1])
+    assert columns.visible_names() == ["qpos 0", "sin qpos 1", "cos qpos 1", "qvel 0", "qvel 1"]
+    visible = columns.visible(clips.states)
+    torch.testing.assert_close(visible[..., 1:3].norm(dim=-1), torch.ones(4, 48))
+    torch.testing.assert_close(visible[..., [0, 3, 4]], clips.states[..., [0, 2, 3]])
     assert 0.001 < (clips.segmentation > 0).float().mean() < 0.05
     # A pole and its cart are thin: a few percent of the pixels move, as the protocol counts them.
     frames = clips.observations.float() / 255
@@ -78,6 +83,6 @@ def test_real_episodes_have_states_by_name_and_a_body(cartpole_store_path: Path)
 
 
 def test_states_are_called_by_their_names(toy_store: EpisodeStore, tmp_path: Path) -> None:
-    assert state_names(toy_store, 2) == ["position 0", "position 1"]
-    assert state_names(toy_store, 3) == ["state 0", "state 1", "state 2"]
+    assert StateColumns.of(toy_store, 2).visible_names() == ["position 0", "position 1"]
+    assert StateColumns.of(toy_store, 3).visible_names() == ["state 0", "state 1", "state 2"]
     assert write_store(tmp_path / "still", episodes=3, still=True).fingerprint != toy_store.fingerprint

@@ -102,12 +102,17 @@ class Simulation:
 
     def describe(self) -> dict[str, Any]:
         """What the index should say about the numbers."""
+        import mujoco
+
         physics = self._env.physics
+        # A joint without limits turns for ever: its angle says how often, which no frame shows.
+        hinges = (physics.model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE) & (physics.model.jnt_limited == 0)
         return {
             "actuators": list(self._actuators),
             "action_low": self._low.tolist(),
             "action_high": self._high.tolist(),
             "state": {"qpos": int(physics.model.nq), "qvel": int(physics.model.nv), "act": int(physics.model.na)},
+            "turning": physics.model.jnt_qposadr[hinges].tolist(),
         }
 
     def episode(

@@ -99,10 +99,3 @@ def somebody_elses(episode: Int[Tensor, " clips"], seed: int) -> Int[Tensor, " c
 def copy_last(observations: Float[Tensor, "clips time 3 h w"], horizon: int) -> Float[Tensor, "clips horizon 3 h w"]:
     """The last frame watched, for every horizon."""
     return observations[:, -1:].expand(-1, horizon, -1, -1, -1)
-
-
-def state_names(store: EpisodeStore, count: int) -> list[str]:
-    """What the numbers of a state are called: ``qpos 0``, … where the store tells how many there are of each."""
-    parts = store.index.info.details.get("state", {})
-    names = [f"{part} {index}" for part, size in parts.items() for index in range(size)]
-    return names if len(names) == count else [f"state {index}" for index in range(count)]

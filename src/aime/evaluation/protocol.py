@@ -30,7 +30,6 @@ from aime.evaluation.clips import (
     count_clips,
     load_clips,
     somebody_elses,
-    state_names,
 )
 from aime.evaluation.config import EvaluationConfig
 from aime.evaluation.health import check_health, policy_information, read_health
@@ -41,6 +40,7 @@ from aime.evaluation.readout import StateReadout, fit_readout, read_states
 from aime.evaluation.report import Evaluation, Likelihood, describe_data, describe_model
 from aime.evaluation.scores import Scorer, Scores, curves, difference_curves, join, of_samples
 from aime.evaluation.showcase import write_showcase
+from aime.evaluation.states import StateColumns
 from aime.inputs import to_unit_frames
 
 HEALTH_CLIPS = 32
@@ -221,12 +221,13 @@ class _Run:
             if not self.config.readout_clips:
                 raise DataError("no training clips were asked for")
             beliefs = self._test_beliefs()
-            readout = fit_readout(*self._real_beliefs("train"), *self._real_beliefs("validation"))
+            columns = StateColumns.of(self.store, self.clips.states.shape[-1])
+            readout = fit_readout(*self._real_beliefs("train", columns), *self._real_beliefs("validation", columns))
         except DataError as error:
             self.not_measured["readout"] = str(error)
             return None
-        states = self.clips.states
-        names = state_names(self.store, states.shape[-1])
+        states = columns.visible(self.clips.states)
+        names = columns.visible_names()
         return read_states(readout, beliefs, states[:, context:], states[:, context - 1], names, self.draws)
 
     def _test_beliefs(self) -> dict[str, Float[Tensor, "clips horizon features"]]:
@@ -236,7 +237,9 @@ class _Run:
             raise DataError("the model does not show hidden and latents, watching and dreaming")
         return {"dream": torch.cat(dreamed), "watched": torch.cat(watched)}
 
-    def _real_beliefs(self, split: str) -> tuple[Float[Tensor, "n features"], Float[Tensor, "n states"]]:
+    def _real_beliefs(
+        self, split: str, columns: StateColumns
+    ) -> tuple[Float[Tensor, "n features"], Float[Tensor, "n states"]]:
         """Beliefs of watched clips and the states there, from the end of the context on."""
         config = self.config
         count = min(config.readout_clips, count_clips(self.store, split, config.length))
@@ -249,7 +252,7 @@ class _Run:
             belief = belief_features(output)
             assert belief is not None and batch.states is not None
             features.append(belief[:, config.context_frames - 1 :].flatten(0, 1).cpu())
-            states.append(batch.states[:, config.context_frames - 1 :].flatten(0, 1).cpu())
+            states.append(columns.visible(batch.states[:, config.context_frames - 1 :].flatten(0, 1).cpu()))
         return torch.cat(features), torch.cat(states)
 
     def _likelihood(self) -> Likelihood | None:

@@ -17,8 +17,10 @@ BELOW = {
     **{part: {"attend", "config", "errors"} for part in (*PILLARS, "data", "pictures", "inputs")},
     "outputs": PILLARS,
     "watched": PILLARS | {"outputs"},
-    "losses": PILLARS | {"config"},
-    "world_model": PILLARS | {"config", "errors", "inputs", "losses", "outputs", "watched"},
+    "lesson": {"config"},
+    "observation": set[str](),
+    "losses": PILLARS | {"config", "lesson", "observation"},
+    "world_model": PILLARS | {"config", "errors", "inputs", "lesson", "losses", "observation", "outputs", "watched"},
     "presets": {"config", "errors"},
     "bench": {
         "belief",

@@ -7,7 +7,7 @@ import torch
 
 from aime.config import LossConfig
 from aime.errors import ConfigError, ShapeError
-from aime.losses import ObservationNoise
+from aime.observation import ObservationNoise
 from aime.world_model import WorldModel
 from tests.helpers import pushed_ball, random_clip, small_model
 

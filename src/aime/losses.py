@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from aime.attention import (
     gaussian_nll_of,
@@ -36,6 +36,8 @@ from aime.attention import (
 from aime.belief import MixturePrior, compute_kl_divergence_mc
 from aime.config import LossConfig, replace
 from aime.learning import discriminator_loss, generator_loss
+from aime.lesson import Lesson, rollout_length
+from aime.observation import Shown, veil
 
 if TYPE_CHECKING:
     from aime.watched import Studied, Watched
@@ -44,122 +46,10 @@ if TYPE_CHECKING:
 Scalars = dict[str, Tensor]
 
 
-class ObservationNoise(nn.Module):
-    """Variances of the observation models, kept at their optimum: a running mean of the squared error.
-
-    The optimal variance of a Gaussian decoder is its mean squared error (Rybkin et al., 2021, arXiv 2006.13202).
-    Following it, rather than learning it by gradient, makes it right from the first steps. Latents learn at a larger
-    one (`taught`): at the optimum each pixel is worth so many nats that they tell what no dynamics can foresee.
-    """
-
-    def __init__(self, initial_sigma: float = 0.2, floor: float = 0.01, decay: float = 0.95) -> None:
-        super().__init__()
-        self.floor, self.decay = floor**2, decay
-        # Frames under even maps and under those of attention, whose weighted errors are several times as large.
-        self.register_buffer("frame", torch.full((2,), initial_sigma**2))
-        self.register_buffer("dream", torch.full((2,), initial_sigma**2))
-        self.register_buffer("token", torch.full((1,), initial_sigma**2))
-        self.frame: Tensor
-        self.dream: Tensor
-        self.token: Tensor
-        for name in ("frame", "dream", "token"):
-            self.register_buffer(f"{name}_steps", torch.zeros_like(getattr(self, name)))
-
-    def log_sigma(self, name: str) -> Tensor:
-        """log σ of the observation model `name`: frame or dream (under even maps; under attention), or token."""
-        return 0.5 * getattr(self, name).log()
-
-    def taught(self, name: str, floor: float) -> Tensor:
-        """log σ with which latents are taught, at least that of `floor` (see `LossConfig.sigma_floor`)."""
-        return 0.5 * getattr(self, name).clamp_min(floor**2).log()
-
-    def follow(self, name: str, kinds: Int64[Tensor, " n"], errors: Float[Tensor, " n"]) -> None:
-        """Move each variance towards the mean of the squared errors of its kind.
-
-        The first errors count in full: a variance that took fifty steps to come down from a guess left the latents
-        asleep for as long, with a likelihood that hardly weighed against the KL. A kind that was not seen, and one
-        with an error that is not finite, stays as it is.
-        """
-        buffer, steps = getattr(self, name), getattr(self, f"{name}_steps")
-        seen = torch.full_like(buffer, torch.nan)
-        seen = seen.scatter_reduce(0, kinds, errors.detach().to(buffer.dtype), "mean", include_self=False)
-        known = torch.isfinite(seen)
-        steps += known
-        weight = torch.where(known, (1 / steps.clamp_min(1)).clamp_min(1 - self.decay), 0.0)
-        buffer.lerp_(torch.where(known, seen, buffer).clamp_min(self.floor), weight)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The maps under which frames are decoded in training."""
-
-    maps: Float[Tensor, "batch time grid grid"]
-    attended: Bool[Tensor, "batch time"]
-    """False where an even map stands in for the one that attention expected."""
-
-
-def veil(attention: Float[Tensor, "batch time grid grid"]) -> Shown:
-    """The maps with which training decodes: in half of the frames an even one takes their place.
-
-    There the latent must carry the whole frame, and every pixel counts alike; in the other half attention refines it.
-    Without, the likelihood asks only what is at the attended place, and the latent need not know where that is.
-    """
-    even = attention.new_tensor(1.0 / attention.shape[-1] ** 2)
-    attended = torch.rand(*attention.shape[:2], device=attention.device) < 0.5
-    return Shown(torch.where(attended[..., None, None], attention, even), attended)
-
-
 def loss_settings(loss: LossConfig | None, weights: Mapping[str, float]) -> LossConfig:
     """The settings of one call: `loss`, with single fields replaced by name."""
     settings = loss or LossConfig()
     return replace(settings, **weights) if weights else settings
-
-
-def rollout_length(time: int, settings: LossConfig) -> int:
-    """Open-loop steps in a clip: a quarter of it, and at least one frame, is left to be watched first."""
-    return min(settings.rollout_steps, time - max(1, time // 4))
-
-
-def studied_clips(batch: int, settings: LossConfig) -> int:
-    """How many clips of a batch, the first ones, all four objectives learn from."""
-    return max(1, round(settings.study_share * batch))
-
-
-def spread_out(time: int, settings: LossConfig) -> Int64[Tensor, " decoded"]:
-    """Frames of a clip, one of every `decode_every`, from a random one on."""
-    stride = min(settings.decode_every, time)
-    return torch.arange(int(torch.randint(stride, ())), time, stride)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What of a batch is learned from in one step: neighbouring frames are much alike, and most of them need only be
-    watched. The same for all clips, so that everything stays rectangular."""
-
-    studied: int
-    """Clips, the first ones, that all four objectives learn from whole; the others teach belief and dynamics alone."""
-    decoded: Int64[Tensor, " decoded"]
-    """Frames of each clip that are decoded; of the clips that are not studied the encoder learns from these alone. On
-    the host, where it is reckoned with: a GPU need not be waited for."""
-    starts: list[int]
-    """Frames after which training dreams, in order."""
-
-    @classmethod
-    def draw(cls, batch: int, time: int, settings: LossConfig) -> Lesson:
-        """A lesson at random."""
-        steps = rollout_length(time, settings)
-        count = min(settings.rollout_starts, time - steps) if steps else 0
-        return cls(
-            studied=studied_clips(batch, settings),
-            decoded=spread_out(time, settings),
-            starts=torch.randperm(time - steps)[:count].sort().values.tolist(),
-        )
-
-    @classmethod
-    def whole(cls, batch: int, time: int, settings: LossConfig) -> Lesson:
-        """All clips and frames: where nothing is learned, and all is to be measured."""
-        starts = cls.draw(batch, time, settings).starts
-        return cls(studied=batch, decoded=torch.arange(time), starts=starts)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from aime.attention import gaussian_nll_of, weighted_error
 from aime.belief import compute_kl_divergence_mc
 from aime.config import LossConfig
 from aime.inputs import to_unit_frames
-from aime.losses import guess_loss, rollout_length
+from aime.lesson import rollout_length
+from aime.losses import guess_loss
 
 if TYPE_CHECKING:
     from aime.world_model import WorldModel

@@ -26,6 +26,8 @@ from aime.dynamics import RecurrentCore, RecurrentState
 from aime.errors import ShapeError
 from aime.inputs import check_clip, check_dream, to_unit_frames
 from aime.learning import TemporalPatchDiscriminator
+from aime.lesson import Lesson
+from aime.observation import ObservationNoise
 from aime.outputs import Belief, Dream, SequenceOutput
 from aime.perception import (
     CausalPerceiver,
@@ -122,7 +124,7 @@ class WorldModel(nn.Module):
             heads=config.disc_num_heads,
             max_frames=config.sequence_length,
         )
-        self.noise = losses.ObservationNoise()
+        self.noise = ObservationNoise()
 
     # ------------------------------------------------------------------ the two verbs
     # Tensors that users hand in are annotated plainly: `aime.inputs` checks them, and says in words what is wrong.
@@ -248,7 +250,7 @@ class WorldModel(nn.Module):
         check_clip(self.config, observations, actions, is_first, ranges=not observations.is_cuda)
         settings = losses.loss_settings(loss, weights)
         frames = to_unit_frames(observations)
-        draw = losses.Lesson.draw if self.training else losses.Lesson.whole
+        draw = Lesson.draw if self.training else Lesson.whole
         lesson = draw(len(frames), frames.shape[1], settings)
         watched = self.watch(frames, actions, is_first, lesson=lesson)
         return losses.objectives(self, frames, actions, watched, lesson, settings), self._output(watched)
@@ -269,7 +271,7 @@ class WorldModel(nn.Module):
         belief: Belief | None = None,
         *,
         sample: bool | None = None,
-        lesson: losses.Lesson | None = None,
+        lesson: Lesson | None = None,
     ) -> Watched:
         """Infer everything about a clip but its reconstruction, all frames at once.
 
@@ -364,7 +366,7 @@ class WorldModel(nn.Module):
             first = torch.cat([torch.ones_like(first[:, :1]), first[:, 1:]], dim=1)
         return first
 
-    def _features(self, frames: Tensor, lesson: losses.Lesson | None) -> FrameFeatures:
+    def _features(self, frames: Tensor, lesson: Lesson | None) -> FrameFeatures:
         """What the encoder makes of all frames, with a graph for those that teach it."""
         flat = frames.flatten(0, 1)
         if lesson is None or not torch.is_grad_enabled():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aime.config import TrainConfig, replace
 from aime.learning.balancers import GradientBalancer
-from aime.losses import spread_out, studied_clips
+from aime.lesson import spread_out, studied_clips
 from aime.outputs import SequenceOutput
 from aime.rehearsal import (
     Glimpses,

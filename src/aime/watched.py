@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -53,14 +55,20 @@ class Watched:
     hidden: Float[Tensor, "batch time hidden"]
     hidden_before: Float[Tensor, "batch time hidden"]
     """h[t-1], zero where an episode starts."""
-    prior: MixturePrior
+    expect: Callable[[], MixturePrior]
     slots: Slots
     seen: Float[Tensor, "batch time grid grid"]
     expected: Float[Tensor, "batch time grid grid"]
     attention: Float[Tensor, "batch time grid grid"]
     belief: Belief
     paused: tuple[Belief, ...]
-    """Beliefs at the frames where `pauses` asked for them; no gradient is cut."""
+    """Beliefs at the frames after which training dreams; no gradient is cut."""
+
+    @cached_property
+    def prior(self) -> MixturePrior:
+        """What h[t-1] expected of each frame; made when first asked for, since a stream that is only watched never
+        does."""
+        return self.expect()
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,10 @@ class Imagined:
     """What was expected of each step, with batch shape (B, K)."""
     latents: Float[Tensor, "batch k latent"]
     context: Float[Tensor, "batch k context"]
+    before: Float[Tensor, "batch k hidden"]
+    """h before each step, from which it was expected …"""
     hidden: Float[Tensor, "batch k hidden"]
-    attention: Float[Tensor, "batch k grid grid"]
+    """… and after it and its action."""
     doubt: Float[Tensor, "batch k latent"] | None
     """How unsure the latents are that were guessed; None for draws, of which each is one thing that may be."""
     belief: Belief

@@ -189,17 +189,18 @@ class WorldModel(nn.Module):
             steps = self.dream(belief, actions, lambda prior: prior.sample(generator=generator))
         else:
             steps = self.foresee(belief, actions)
+        maps = self.expect_attention(steps.before, steps.latents)
         pieces = [
             self.decode(
                 steps.latents[:, piece],
-                steps.attention[:, piece],
+                maps[:, piece],
                 None if steps.doubt is None else steps.doubt[:, piece],
             )
             for piece in (slice(k, k + OBSERVE_CHUNK) for k in range(0, actions.shape[1], OBSERVE_CHUNK))
         ]
         return Dream(
             observations=torch.cat(pieces, dim=1).float().clamp(0, 1),
-            attention_map=steps.attention,
+            attention_map=maps,
             dpgmm_weights=steps.prior.weights,
             context=steps.context,
             latents=steps.latents,
@@ -298,7 +299,6 @@ class WorldModel(nn.Module):
         last = None if belief is None else belief.latents
         hidden, states = self._carry(mean, last, context, actions, state, is_first, [*pauses, time - 1])
         hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
-        prior = self.prior(hidden_before)
 
         attended = [
             self._attend(look.slots, hidden_before[rows], latents[rows], learns=learns)
@@ -337,7 +337,7 @@ class WorldModel(nn.Module):
             latents=latents,
             hidden=hidden,
             hidden_before=hidden_before,
-            prior=prior,
+            expect=lambda: self.prior(hidden_before),
             slots=slots,
             seen=slots.attention.unflatten(0, (batch, time)),
             expected=expected,
@@ -469,17 +469,8 @@ class WorldModel(nn.Module):
             taken.append((z, context, hidden, output[:, 0]))
             hidden = output[:, 0]
         latents, contexts, before, hiddens = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
-        maps = self.expect_attention(before, latents)
-        end = replace(
-            belief,
-            recurrent=state,
-            hidden=hidden,
-            context=context,
-            attention_map=maps[:, -1],
-            latents=z,
-            perceiver=None,
-        )
-        return Imagined(MixturePrior.stack(priors, 1), latents, contexts, hiddens, maps, None, end)
+        end = self._dreamt(belief, state, before, latents, contexts, hiddens)
+        return Imagined(MixturePrior.stack(priors, 1), latents, contexts, before, hiddens, None, end)
 
     def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"]) -> Imagined:
         """The best guess at what follows a belief: dynamics goes on with closed eyes, by the actions alone.
@@ -491,17 +482,22 @@ class WorldModel(nn.Module):
         prior = self.prior(before)
         latents = prior.mean()
         context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
-        maps = self.expect_attention(before, latents)
-        end = replace(
+        end = self._dreamt(belief, state, before, latents, context, hidden)
+        return Imagined(prior, latents, context, before, hidden, self.prior.doubt(prior), end)
+
+    def _dreamt(
+        self, belief: Belief, state: RecurrentState, before: Tensor, latents: Tensor, context: Tensor, hidden: Tensor
+    ) -> Belief:
+        """The belief at the end of a dream. Of its maps only this last one is made: latents do not depend on them."""
+        return replace(
             belief,
             recurrent=state,
             hidden=hidden[:, -1],
             context=context[:, -1],
-            attention_map=maps[:, -1],
+            attention_map=self.expect_attention(before[:, -1:], latents[:, -1:])[:, 0],
             latents=latents[:, -1],
             perceiver=None,
         )
-        return Imagined(prior, latents, context, hidden, maps, self.prior.doubt(prior), end)
 
     def expect_attention(
         self, before: Float[Tensor, "batch time hidden"], latents: Float[Tensor, "batch time latent"]

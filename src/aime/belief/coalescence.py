@@ -29,15 +29,12 @@ def divergences(
     reverse.
     """
     precision = torch.exp(-log_vars)
-    # Only the distance is computed pair by pair, each pair once; multiplied out, it would cancel catastrophically.
-    count = means.shape[-2]
-    first, second = torch.tril_indices(count, count, -1, device=means.device)
-    offset = means[..., first, :] - means[..., second, :]
-    apart = (offset.square() * (precision[..., first, :] + precision[..., second, :])).sum(-1)
-    distance = apart.new_zeros(*apart.shape[:-1], count, count)
-    distance[..., first, second] = apart
-    one_way = torch.exp(log_vars) @ precision.mT - means.shape[-1]
-    return 0.25 * (one_way + one_way.mT + distance + distance.mT)
+    # Multiplied out, (m_i - m_j)² becomes three matrix products, but cancels: so from the components' own centre.
+    means = means - means.mean(dim=-2, keepdim=True).detach()
+    weighed = means * precision
+    squares = torch.cat([torch.exp(log_vars) + means.square(), -2 * means], dim=-1)
+    one_way = squares @ torch.cat([precision, weighed], dim=-1).mT + (means * weighed).sum(-1)[..., None, :]
+    return 0.25 * (one_way + one_way.mT) - 0.5 * means.shape[-1]
 
 
 def handover(

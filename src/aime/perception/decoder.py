@@ -100,21 +100,22 @@ class FrameDecoder(nn.Module):
     def forward(
         self,
         latents: Float[Tensor, "n latent"],
-        attention_map: Float[Tensor, "n grid grid"],
+        attention_map: Float[Tensor, "n grid grid"] | None,
         doubt: Float[Tensor, "n latent"] | None = None,
     ) -> Float[Tensor, "n 3 h w"]:
         """The mean of the frames, float32, unbounded (clamp it to [0, 1] to look at); at first the background.
 
         Args:
-            attention_map: sums to one over space.
+            attention_map: sums to one over space. None is an even one, at half the price.
             doubt: for guesses, how unsure each number of the latent is (`DPGMMPrior.doubt`); None is sure of all.
         """
-        relative = attention_map * attention_map.shape[-1] * attention_map.shape[-2]
+        relative = None if attention_map is None else attention_map * attention_map.shape[-1] * attention_map.shape[-2]
         said = self.from_latent(latents)
         if doubt is not None:
             said = said + self.from_doubt(doubt)
         x = self.lay_out(said).unflatten(1, (self.base_channels, self.base_grid, self.base_grid))
         x = x.contiguous(memory_format=torch.channels_last)
         for norm, precision, up in zip(self.norms, self.precisions, self.up, strict=True):
-            x = up(self.act(precision(norm(x), relative)))
+            x = norm(x)
+            x = up(self.act(x if relative is None else precision(x, relative)))
         return self.background + x.float()

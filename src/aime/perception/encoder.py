@@ -62,8 +62,9 @@ class Keypoints(nn.Module):
         """The centre of each keypoint's map: all rows, then all columns, in [-1, 1]."""
         maps = self.maps(features).permute(0, 2, 3, 1).flatten(1, 2).float()  # (n, grid², keypoints), as they lie
         with torch.autocast(features.device.type, enabled=False):
-            variance, mean = torch.var_mean(maps, dim=1, keepdim=True, correction=0)
-            scaled = (maps - mean) * (self.sharpness * torch.rsqrt(variance + 1e-5))
+            centred = maps - maps.mean(dim=1, keepdim=True)  # in two passes, each faster than one `var_mean`
+            variance = centred.square().mean(dim=1, keepdim=True)
+            scaled = centred * (self.sharpness * torch.rsqrt(variance + 1e-5))
             return (self.coordinates @ scaled.softmax(dim=1)).flatten(1)
 
 

@@ -208,12 +208,15 @@ def test_dreams_teach_what_dreams():
 def test_a_best_guess_is_decoded_with_its_doubt_and_a_draw_without():
     model = small_model().eval()
     torch.nn.init.normal_(model.decoder.from_doubt.weight)  # which a fresh decoder does not hear
+    torch.nn.init.normal_(model.schema.to_logits.weight)  # a fresh schema expects nothing in particular
     frames, actions = random_clip()
     belief = model.observe(frames, actions)
     guess, draw = (model.imagine(belief, actions, sample=sample) for sample in (False, True))
     sure = model.decode(guess.latents, guess.attention_map).clamp(0, 1)
     assert not torch.allclose(guess.observations, sure, atol=1e-4)
     torch.testing.assert_close(draw.observations, model.decode(draw.latents, draw.attention_map).clamp(0, 1))
+    for dream in (guess, draw):
+        torch.testing.assert_close(dream.belief.attention_map, dream.attention_map[:, -1])
 
 
 def test_dynamics_is_told_how_latents_changed_but_not_over_the_start_of_an_episode():

@@ -98,6 +98,13 @@ def test_uniform_attention_is_neutral_whatever_was_learned() -> None:
 
 
 @torch.no_grad()
+def test_no_map_is_an_even_one() -> None:
+    decoder = trained_like(small())
+    latents = torch.randn(2, 6)
+    torch.testing.assert_close(decoder(latents, None), decoder(latents, uniform(2)), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_the_finest_scale_acts_where_attention_is() -> None:
     decoder = trained_like(small())
     for precision in list(decoder.precisions)[:-1]:

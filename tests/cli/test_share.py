@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,17 @@ def test_half_precision_is_half_the_size_and_the_same_model(aime: Aime, run_fold
     for name, value in full.items():
         assert half[name].dtype == value.dtype
         torch.testing.assert_close(half[name], value, atol=1e-3, rtol=1e-3)
+
+
+def test_its_evaluation_goes_along_to_five_digits(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    (run / "evaluation").mkdir(exist_ok=True)
+    found = {"summary": {"psnr": 19.703362022712827, "nll": -0.000123456789}, "steps": 1234567}
+    (run / "evaluation" / "evaluation.json").write_text(json.dumps(found), "utf-8")
+    said = aime("share", run, "--out", tmp_path / "given", "--episodes", "0")
+    assert said.code == 0, said.err
+    given = json.loads((tmp_path / "given" / "evaluation.json").read_text("utf-8"))
+    assert given == {"summary": {"psnr": 19.703, "nll": -0.00012346}, "steps": 1234567}
 
 
 def load(folder: Path) -> torch.nn.Module:

@@ -106,7 +106,7 @@ class FrameDecoder(nn.Module):
         """The mean of the frames, float32, unbounded (clamp it to [0, 1] to look at); at first the background.
 
         Args:
-            attention_map: sums to one over space. None is an even one, at half the price.
+            attention_map: sums to one over space. None is an even one, and costs no modulation.
             doubt: for guesses, how unsure each number of the latent is (`DPGMMPrior.doubt`); None is sure of all.
         """
         relative = None if attention_map is None else attention_map * attention_map.shape[-1] * attention_map.shape[-2]

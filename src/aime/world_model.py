@@ -557,7 +557,7 @@ class WorldModel(nn.Module):
     def decode(
         self,
         latents: Float[Tensor, "batch time latent"],
-        attention: Float[Tensor, "batch time grid grid"],
+        attention: Float[Tensor, "batch time grid grid"] | None,
         doubt: Float[Tensor, "batch time latent"] | None = None,
     ) -> Float[Tensor, "batch time 3 height width"]:
         """Mean of p(o | z, A), unclamped, from the latent and the map that the *schema* expects.
@@ -566,10 +566,11 @@ class WorldModel(nn.Module):
         around the latent.
 
         Args:
+            attention: the map; None for attention at rest, an even one.
             doubt: how unsure a guess at each number of the latents is; the mean is then that over all that may be.
         """
-        unsure = None if doubt is None else doubt.flatten(0, 1)
-        return self.decoder(latents.flatten(0, 1), attention.flatten(0, 1), unsure).unflatten(0, latents.shape[:2])
+        maps, unsure = (None if x is None else x.flatten(0, 1) for x in (attention, doubt))
+        return self.decoder(latents.flatten(0, 1), maps, unsure).unflatten(0, latents.shape[:2])
 
     # ------------------------------------------------------------------ parameters
 

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from aime.attention import precision_map
 from aime.data.store import EpisodeStore
 from aime.evaluation import evaluate, read_health
 from aime.evaluation.clips import load_clips
@@ -44,10 +43,12 @@ def test_the_bound_is_likelihood_and_kl_of_one_draw(model: WorldModel, toy_store
         torch.manual_seed(5)
         output = model.forward_sequence(clips.observations, clips.actions, clips.is_first, sample=True)
     assert bound is not None
-    precision = precision_map(output.attention_prior.flatten(0, 1), 32, model.config.attention_floor)
-    sigma = model.noise.log_sigma("frame")[1].exp() / precision.sqrt().view(2, 6, 1, 32, 32)
+    even = torch.full_like(output.attention_prior, 1 / model.config.attention_grid**2)
+    with torch.no_grad():
+        mean = model.decode(output.latents, even)
     frames = clips.observations.float() / 255
-    likelihood = torch.distributions.Normal(output.reconstruction_mean, sigma).log_prob(frames).sum(dim=(2, 3, 4))
+    sigma = model.noise.log_sigma("frame")[0].exp()
+    likelihood = torch.distributions.Normal(mean, sigma).log_prob(frames).sum(dim=(2, 3, 4))
     posterior = torch.distributions.Normal(output.latent_mean, (0.5 * output.latent_log_var).exp())
     kl = posterior.log_prob(output.latents).sum(-1) - output.prior.log_prob(output.latents)
     expected = -likelihood + kl + output.prior.kl_sticks() + output.prior.kl_alpha()

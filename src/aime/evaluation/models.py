@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from aime.attention import gaussian_nll, precision_map
-from aime.inputs import to_unit_frames
+from aime.attention import gaussian_nll
+from aime.inputs import check_clip, to_unit_frames
 from aime.world_model import WorldModel
 
 
@@ -82,18 +82,18 @@ def nll_bound(
 def _world_model_bound(
     model: WorldModel, observations: Tensor, actions: Tensor, is_first: Tensor | None
 ) -> Float[Tensor, "batch time"]:
-    """Minus the evidence lower bound: −log p(o | z, A) + log q(z) − log p(z) at one draw of z, + KL of sticks and α.
+    """Minus the evidence lower bound: −log p(o | z) + log q(z) − log p(z) at one draw of z, + KL of sticks and α.
 
-    Everything but q is conditioned on the past alone: the frame is decoded, and its precision set, by the map that the
-    schema expected; the map that the slots saw knows the frame. The sticks are at their means, as everywhere outside
-    training.
+    The likelihood is that under an even map. Attention's precision says which errors matter to learning, and it lies
+    where the errors are: as a density of them it is upside down. The prior is conditioned on the past alone, and the
+    sticks are at their means, as everywhere outside training.
     """
-    output = model.forward_sequence(observations, actions, is_first, sample=True)
-    frames = to_unit_frames(observations).flatten(0, 1)
-    mean = output.reconstruction_mean.float().flatten(0, 1)
-    expected = output.attention_prior.flatten(0, 1)
-    precision = precision_map(expected, model.config.input_dim, model.config.attention_floor)
-    nll = gaussian_nll(frames, mean, model.noise.log_sigma("frame")[1], precision).unflatten(0, observations.shape[:2])
-    posterior = torch.distributions.Normal(output.latent_mean, torch.exp(0.5 * output.latent_log_var))
-    kl = posterior.log_prob(output.latents).sum(dim=-1) + output.surprise
-    return nll + kl + output.prior.kl_sticks() + output.prior.kl_alpha()
+    check_clip(model.config, observations, actions, is_first)
+    frames = to_unit_frames(observations)
+    watched = model.watch(frames, actions, is_first, sample=True)
+    mean, log_sigma = model.decode(watched.latents, None), model.noise.log_sigma("frame")[0]
+    even = torch.ones_like(frames[:, :, 0]).flatten(0, 1)
+    nll = gaussian_nll(frames.flatten(0, 1), mean.flatten(0, 1), log_sigma, even).unflatten(0, frames.shape[:2])
+    posterior = torch.distributions.Normal(watched.latent_mean, torch.exp(0.5 * watched.latent_log_var))
+    kl = posterior.log_prob(watched.latents).sum(dim=-1) + watched.prior.surprise(watched.latents)
+    return nll + kl + watched.prior.kl_sticks() + watched.prior.kl_alpha()

@@ -16,7 +16,7 @@ def measure(claimed: float, real: float = 0.1, samples: int = SAMPLES) -> Calibr
     counter = CalibrationCounter(truth, torch.ones(6, 4, 16, 16, dtype=torch.bool))
     for _ in range(samples):
         counter.add(0.5 + claimed * torch.randn(truth.shape, generator=generator))
-    return calibrate(counter.terms(), samples, resamples(6, 100, seed=0))
+    return calibrate(counter.terms(), samples, resamples(torch.arange(6), 100, seed=0))
 
 
 def test_levels_are_those_of_order_statistics() -> None:

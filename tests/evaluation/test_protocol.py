@@ -20,6 +20,7 @@ from aime.data.store import EpisodeStore
 from aime.errors import ConfigError, DataError
 from aime.evaluation import Evaluation, EvaluationConfig, evaluate
 from aime.evaluation.bootstrap import resamples, summarise
+from aime.evaluation.clips import load_clips
 from aime.evaluation.models import Dreamer
 from aime.evaluation.report import read_clip_scores
 from aime.evaluation.scores import METRICS
@@ -145,7 +146,8 @@ def test_the_scores_of_each_clip_are_those_that_the_figures_are_of(toy_store: Ep
             assert values.nanmean(dim=0).tolist() == pytest.approx(curve.mean)
     # By them two models are compared clip by clip, as the differences of one model's predictors are.
     gain = kept["dream"]["psnr"] - kept["copy_last"]["psnr"]
-    draws = resamples(SMALL.clips, SMALL.resamples, SMALL.seed)
+    clips = load_clips(toy_store, "test", SMALL.length, SMALL.clips, SMALL.seed)
+    draws = resamples(clips.episode, SMALL.resamples, SMALL.seed)
     assert summarise(gain, draws) == evaluation.differences["gain_over_copy_last"]["psnr"]
 
 

@@ -61,7 +61,7 @@ def test_r2_of_what_never_varies_is_not_a_number() -> None:
 def test_r2_resampled_is_r2_of_the_clips_drawn() -> None:
     generator = torch.Generator().manual_seed(0)
     truth, prediction = torch.randn(6, 4, 3, generator=generator), torch.randn(6, 4, 3, generator=generator)
-    draws = resamples(6, 5, seed=0)
+    draws = resamples(torch.arange(6), 5, seed=0)
     for row, scores in zip(draws, r2_resampled(prediction, truth, draws), strict=True):
         drawn = torch.repeat_interleave(torch.arange(6), row.long())
         torch.testing.assert_close(scores, r2(prediction[drawn], truth[drawn]))
@@ -75,7 +75,7 @@ def test_states_are_read_by_horizon() -> None:
     noise = torch.randn(80, 5, 12, generator=torch.Generator().manual_seed(3)) * torch.logspace(-2, 2, 12)
     dreamed = features + noise * torch.linspace(0, 2, 5)[:, None]
     beliefs = {"dream": dreamed, "watched": features}
-    result = read_states(readout, beliefs, states, states[:, 0], list("abcd"), resamples(80, 100, seed=0))
+    result = read_states(readout, beliefs, states, states[:, 0], list("abcd"), resamples(torch.arange(80), 100, seed=0))
     dream = result.r2["dream"]["mean"].mean
     assert all(earlier > later for earlier, later in pairwise(dream))
     assert min(result.r2["watched"]["mean"].mean) > 0.999

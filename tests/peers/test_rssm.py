@@ -7,6 +7,7 @@ import torch
 
 from aime.errors import AimeError
 from aime.peers import RSSM
+from aime.peers.rssm import GUESSES
 from aime.presets import preset_config
 from aime.world_model import WorldModel
 from tests.helpers import ACTIONS, pushed_ball, random_clip, small_config
@@ -60,17 +61,31 @@ def test_a_dream_follows_the_actions_and_goes_on_for_any_time(peer: RSSM) -> Non
     frames, actions = random_clip()
     belief = peer.observe(frames, actions)
     future = torch.rand(2, 30, ACTIONS) * 2 - 1
-    dream = peer.imagine(belief, future, sample=False)
+    draws = torch.Generator().manual_seed(0)
+    dream = peer.imagine(belief, future, generator=draws)
     assert dream.observations.shape == (2, 30, 3, 32, 32)
     assert dream.observations.min() >= 0 and dream.observations.max() <= 1
     # In two halves it is the same dream, and the action after its last frame changes none of it.
-    half = peer.imagine(belief, future[:, :15], sample=False)
-    rest = peer.imagine(half.belief, future[:, 15:], sample=False)
+    draws.manual_seed(0)
+    half = peer.imagine(belief, future[:, :15], generator=draws)
+    rest = peer.imagine(half.belief, future[:, 15:], generator=draws)
     torch.testing.assert_close(torch.cat([half.hidden, rest.hidden], dim=1), dream.hidden)
     future[:, -1] = 0.0
-    assert torch.equal(peer.imagine(belief, future, sample=False).hidden, dream.hidden)
+    assert torch.equal(peer.imagine(belief, future, generator=draws.manual_seed(0)).hidden, dream.hidden)
     repeated = peer.imagine(belief.repeat(3), future.repeat_interleave(3, 0), generator=torch.Generator())
     assert len(repeated.belief) == 6
+
+
+def test_its_best_guess_is_the_mean_of_draws(peer: RSSM) -> None:
+    frames, actions = random_clip()
+    belief, future = peer.observe(frames, actions), torch.rand(2, 5, ACTIONS) * 2 - 1
+    guess = peer.imagine(belief, future, sample=False)
+    draws = torch.Generator().manual_seed(0)
+    drawn = [peer.imagine(belief, future, generator=draws) for _ in range(GUESSES)]
+    mean = torch.stack([draw.observations for draw in drawn]).mean(dim=0)
+    torch.testing.assert_close(guess.observations, mean)
+    assert torch.equal(guess.observations, peer.imagine(belief, future, sample=False).observations)
+    assert not torch.equal(drawn[0].latents, drawn[1].latents) and len(guess.belief) == 2
 
 
 def test_the_kl_weighs_nothing_within_its_free_nat(peer: RSSM) -> None:

@@ -18,7 +18,15 @@ from aime.training import Trainer
 from tests.helpers import pushed_ball, small_config
 
 TASK = "pushed-ball"
-RECIPE = Recipe(episodes=7, episode_length=16, policy="ou", action_repeat=1, image_size=32, segmentation=False)
+RECIPE = Recipe(
+    episodes=7,
+    test_episodes=0,
+    episode_length=16,
+    policy="ou",
+    action_repeat=1,
+    image_size=32,
+    segmentation=False,
+)
 PROTOCOL = EvaluationConfig(
     context_frames=3, horizon=5, clips=6, samples=2, batch_size=6, readout_clips=0, resamples=100
 )

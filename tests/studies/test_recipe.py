@@ -16,10 +16,11 @@ from tests.studies.conftest import TASK, write_store
 
 
 def test_what_the_recipe_collects_is_by_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(episodes=3, episode_length=5, policy="ou", image_size=32)
+    recipe = Recipe(episodes=3, test_episodes=2, episode_length=5, policy="ou", image_size=32)
     store = prepare(["cartpole-swingup"], tmp_path, recipe)["cartpole-swingup"]
     assert list(recipe.differences(store, "cartpole-swingup")) == []
     assert "segmentation" in store.columns
+    assert [store.split_of(id) for id in range(5)] == ["train", "validation", "test", "test", "test"]
     assert describe(store)["renderer"] in ("egl", "osmesa", "warp")
     monkeypatch.setattr(preparing, "collect", None)  # is not needed again
     assert prepare(["cartpole-swingup"], tmp_path, recipe)["cartpole-swingup"].fingerprint == store.fingerprint
@@ -27,7 +28,7 @@ def test_what_the_recipe_collects_is_by_the_recipe(tmp_path: Path, monkeypatch: 
 
 def test_data_of_another_recipe_are_refused_with_what_differs_and_left_alone(cartpole_store_path: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in cartpole_store_path.iterdir()}
-    words = "episodes 6, not 72; frames in an episode 64, not 250.*--data-dir.*or move"
+    words = "episodes 6, not 96; frames in an episode 64, not 250.*--data-dir.*or move"
     with pytest.raises(DataError, match=words):
         prepare(["cartpole-swingup"], cartpole_store_path.parent)
     assert {path.name: path.stat().st_mtime_ns for path in cartpole_store_path.iterdir()} == before
@@ -72,6 +73,7 @@ def test_the_recipe_does_not_change_by_accident() -> None:
     assert (
         Recipe(
             episodes=72,
+            test_episodes=24,
             episode_length=250,
             policy="mixture",
             seed=0,

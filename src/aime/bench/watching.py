@@ -25,7 +25,8 @@ SHOWN = 16
 
 def all_at_once(model: WorldModel, observations: Tensor, actions: Tensor) -> Tensor:
     """The reconstruction of a clip, with each module called once on all its frames."""
-    return model.forward_sequence(observations, actions, sample=False).reconstruction_mean
+    watched = model.watch(to_unit_frames(observations), actions, sample=False)
+    return model.decode(watched.latents, watched.expected)
 
 
 def frame_by_frame(model: WorldModel, observations: Tensor, actions: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
     folder = flags.out or subject.folder / "pictures"
     written = write_run_pictures(subject.model, **clip, folder=folder, context_frames=flags.context_frames)
     if (subject.folder / "metrics.jsonl").is_file():
-        written += plot_metrics(subject.folder)
+        written += plot_metrics(subject.folder, folder)
     print(f"{subject.title}: {len(written)} pictures")
     for path in written:
         print(f"  {path}")

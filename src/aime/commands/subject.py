@@ -18,6 +18,8 @@ from aime.training.checkpoint import Checkpoint, load_checkpoint, require_same_m
 from aime.training.device import resolve_device
 from aime.training.locate import locate
 
+OUTPUTS = Path("outputs")
+"""Where what is made of models without a run goes; never into a run that happens to have their name."""
 EPISODES = "episodes"
 """Folder of the episodes that come with a shared model, inside its own."""
 
@@ -85,4 +87,4 @@ def open_subject(name: str, *, data_dir: Path | None = None, device: Device = "a
 def _folder(name: str, checkpoint: Path) -> Path:
     if checkpoint.parent.name == "checkpoints":
         return checkpoint.parent.parent
-    return Path("runs") / Path(name).name
+    return OUTPUTS / Path(name).name

@@ -55,12 +55,14 @@ class CollectConfig:
     """Folder of the store; data/<env> where it is not given."""
     segmentation: bool = False
     """Keep which body is seen at each pixel, too; drawing then takes twice as long."""
+    test_episodes: int = 0
+    """Episodes beyond `episodes`, all of the test split: what is learned from stays the same, and is judged on more."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "episode_length", "action_repeat"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "workers"):
+        for name in ("test_episodes", "seed", "workers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 16 <= self.image_size <= 1024:
@@ -133,7 +135,7 @@ class _Collection:
     def missing(self) -> list[int]:
         """Ids of the episodes that are still to be collected."""
         have = {episode.id for episode in self._index.episodes} if self._index else set()
-        return [id for id in range(self._config.episodes) if id not in have]
+        return [id for id in range(self._config.episodes + self._config.test_episodes) if id not in have]
 
     def run(self, renderer: str) -> None:
         """Hands out the missing episodes, one at a time to each worker, and enters each shard in the index."""

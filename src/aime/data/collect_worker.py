@@ -79,6 +79,7 @@ class _Worker:
                     policy=policy.name,
                     seed=s["seed"],
                     renderer=s["renderer"],
+                    split="test" if id >= s["episodes"] else None,
                     details={**policy.details, "return": float(columns["reward"].sum())},
                 )
                 self._common["columns"] = describe_columns(columns)

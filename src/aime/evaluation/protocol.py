@@ -117,7 +117,7 @@ class _Run:
     ) -> None:
         self.model, self.store, self.config, self.clips, self.device = model, store, config, clips, device
         self.not_measured: dict[str, str] = {}
-        self.draws = resamples(len(clips), config.resamples, config.seed)
+        self.draws = resamples(clips.episode, config.resamples, config.seed)
         self.watches = hasattr(model, "forward_sequence")
         self.parts: list[_Batch] = []
         self.scores: dict[str, Scores] = {}
@@ -131,7 +131,7 @@ class _Run:
     def dream(self, console: Console) -> None:
         """Dream every clip in every way and score it all: nearly all of the work."""
         size = self.config.batch_size
-        mean_frame = torch.from_numpy(self.store.mean_frame()).to(self.device)
+        mean_frame = self._mean_frame()
         other = self._other_actions()
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("dreaming", total=len(self.clips))
@@ -157,13 +157,20 @@ class _Run:
             clip_scores=self.scores,
         )
 
+    def _mean_frame(self) -> Tensor | None:
+        try:
+            return torch.from_numpy(self.store.mean_frame()).to(self.device)
+        except DataError as error:
+            self.not_measured["mean_frame"] = str(error)
+            return None
+
     def _other_actions(self) -> Tensor | None:
         if len(self.clips) < 2:
             self.not_measured["shuffled"] = "one clip alone has no other's actions to dream with"
             return None
         return self.clips.actions[somebody_elses(self.clips.episode, self.config.seed)]
 
-    def _score(self, clips: Clips, other: Tensor | None, mean_frame: Tensor, index: int) -> _Batch:
+    def _score(self, clips: Clips, other: Tensor | None, mean_frame: Tensor | None, index: int) -> _Batch:
         config, context = self.config, self.config.context_frames
         frames = to_unit_frames(clips.observations)
         watched, truth = frames[:, :context], frames[:, context:]
@@ -176,8 +183,9 @@ class _Run:
         scores = {
             "dream": score(dream.observations),
             "copy_last": score(copy_last(watched, config.horizon)),
-            "mean_frame": score(mean_frame.expand_as(truth), perceptual=False),
         }
+        if mean_frame is not None:
+            scores["mean_frame"] = score(mean_frame.expand_as(truth), perceptual=False)
         if other is not None:
             # The last action watched leads to the first frame dreamed: it is exchanged as well.
             exchanged = torch.cat([clips.actions[:, : context - 1], other[:, context - 1 :]], dim=1)
@@ -280,7 +288,10 @@ class _Run:
     def _policy_information(self) -> dict[str, float]:
         """What components tell of policies, where training episodes are long enough to tell."""
         config = self.config
-        count = min(POLICY_CLIPS, count_clips(self.store, "train", config.length))
+        try:
+            count = min(POLICY_CLIPS, count_clips(self.store, "train", config.length))
+        except DataError:  # as said beside the mean frame
+            count = 0
         if not count:
             return {}
         clips = load_clips(self.store, "train", config.length, count, config.seed, keys=())

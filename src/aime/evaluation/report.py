@@ -24,6 +24,9 @@ from aime.evaluation.health import TABLE_STYLE, Check, health_table
 from aime.evaluation.readout import StateReadout
 from aime.evaluation.scores import METRICS, PREDICTORS, Scores
 
+DEFINITIONS = 2
+"""Counts up when a figure is defined anew: evaluations of different definitions do not compare. 2: intervals by
+episodes, likelihood under an even map, RSSM's best guess the mean of its draws."""
 REPORT, CLIP_SCORES = "evaluation.json", "clip-scores.safetensors"
 """What an evaluation writes: its figures, and the scores of each clip behind them."""
 
@@ -92,6 +95,7 @@ class Evaluation:
             "summary": self.summary(),
             "model": self.model,
             "data": self.data,
+            "definitions": DEFINITIONS,
             "versions": {"aime": aime.__version__, "torch": torch.__version__},
             "config": dataclasses.asdict(self.config),
             "scores": _plain(self.scores),

@@ -15,7 +15,7 @@ is AIME's; and that rewards and episode ends are not predicted, which AIME does 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +29,8 @@ from aime.world_model import WorldModel
 
 GROUPS, CLASSES, UNIMIX = 32, 32, 0.01
 FREE_NATS, DYNAMICS, REPRESENTATION = 1.0, 1.0, 0.1
+GUESSES = 16
+"""Draws whose mean is the best guess."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,22 @@ class PeerOutput:
     hidden: Float[Tensor, "batch time hidden"]
     latents: Float[Tensor, "batch time latent"]
     belief: PeerBelief
+
+    @classmethod
+    def mean(cls, draws: Sequence[PeerOutput]) -> PeerOutput:
+        """The mean of several dreams of the same actions, and of the beliefs that they end with."""
+
+        def of(values: Iterable[Tensor]) -> Tensor:
+            return torch.stack(list(values)).mean(dim=0)
+
+        ends = [draw.belief for draw in draws]
+        belief = PeerBelief(of(end.hidden for end in ends), of(end.latents for end in ends), ends[0].action)
+        return cls(
+            of(draw.observations for draw in draws),
+            of(draw.hidden for draw in draws),
+            of(draw.latents for draw in draws),
+            belief,
+        )
 
     @property
     def reconstructions(self) -> Tensor:
@@ -132,16 +150,21 @@ class RSSM(nn.Module):
     ) -> PeerOutput:
         """Dream the K frames that follow a belief; as `WorldModel.imagine`.
 
-        Without `sample` it follows the most likely class of each categorical.
+        Without `sample` it is the mean of `GUESSES` draws, frames and states alike: a best guess by squared error, as
+        AIME's is. Following the most likely classes is worse than one draw (walker-walk: 14.2 dB on moving pixels, one
+        draw 14.5, the mean of eight 15.4).
 
         Raises:
             ShapeError: if the actions do not fit the model or the belief.
         """
         check_dream(self.config, actions, len(belief))
+        if not sample:
+            generator = generator or torch.Generator(self.device).manual_seed(0)
+            return PeerOutput.mean([self.imagine(belief, actions, generator=generator) for _ in range(GUESSES)])
         hiddens, latents = [], []
         for action in actions.unbind(dim=1):
             hidden = self._act(belief.hidden, belief.latents, belief.action)
-            latent = _draw(self._logits(self.to_prior(hidden)), sample=sample, generator=generator)
+            latent = _draw(self._logits(self.to_prior(hidden)), sample=True, generator=generator)
             belief = replace(belief, hidden=hidden, latents=latent, action=action)
             hiddens.append(hidden)
             latents.append(latent)

@@ -88,16 +88,19 @@ def read_metrics(path: Path) -> Series:
     return {name: (np.array(steps), np.array(values)) for name, (steps, values) in collected.items()}
 
 
-def plot_metrics(run_dir: Path | str) -> list[Path]:
-    """Draw what a run's ``metrics.jsonl`` holds into its ``pictures/``: losses, parts, health,
-    held-out scores and gradients.
+def plot_metrics(run_dir: Path | str, folder: Path | None = None) -> list[Path]:
+    """Draw what a run's ``metrics.jsonl`` holds: losses, parts, health, held-out scores and gradients.
+
+    Args:
+        run_dir: the run's folder.
+        folder: where the pictures go; by default the run's ``pictures/``.
 
     Returns:
         The files written; none for what the run did not log.
     """
     run_dir = Path(run_dir)
     series = read_metrics(run_dir / "metrics.jsonl")
-    folder = run_dir / "pictures"
+    folder = folder or run_dir / "pictures"
     losses = [(name, title, "") for name, (title, _) in OBJECTIVES.items()]
     colours = {name: colour for name, (_, colour) in OBJECTIVES.items()}
     written = [

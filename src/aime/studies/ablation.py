@@ -20,7 +20,7 @@ from aime.config import UNLIMITED_STEPS, DataConfig, Device, Preset, TrainConfig
 from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.evaluation import EvaluationConfig
-from aime.evaluation.bootstrap import Curve, resamples, summarise
+from aime.evaluation.bootstrap import Curve, summarise
 from aime.evaluation.report import number
 from aime.evaluation.scores import Scores
 from aime.presets import preset_config
@@ -177,11 +177,11 @@ def worth(variant: VariantName, pairs: Sequence[tuple[Result, Result]]) -> Worth
     Args:
         pairs: for each seed the full model and the one without the pillar.
     """
-    protocol = pairs[0][0].found["config"]
+    draws = pairs[0][0].resamples()
     curves = {}
     for name, measure in MEASURES.items():
         values = torch.stack([measure(full.scores) - measure(without.scores) for full, without in pairs]).mean(dim=0)
-        curves[name] = summarise(values, resamples(len(values), protocol["resamples"], protocol["seed"]))
+        curves[name] = summarise(values, draws)
 
     def mean_of(name: str) -> float:
         return sum(full.headline(name) - without.headline(name) for full, without in pairs) / len(pairs)

@@ -17,7 +17,7 @@ from aime.config import UNLIMITED_STEPS, DataConfig, Device, Preset, TrainConfig
 from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.evaluation import EvaluationConfig
-from aime.evaluation.bootstrap import resamples, summarise
+from aime.evaluation.bootstrap import summarise
 from aime.presets import preset_config
 from aime.studies import table
 from aime.studies.recipe import RECIPE, Recipe, describe, prepare
@@ -199,8 +199,7 @@ def compare(ours: Result, theirs: Result) -> dict[str, Any]:
     intervals of the two themselves lie apart asks for more, and is said as well.
     """
     values = ours.scores["dream"]["moving_psnr"] - theirs.scores["dream"]["moving_psnr"]
-    protocol = ours.found["config"]
-    curve = summarise(values, resamples(len(values), protocol["resamples"], protocol["seed"]))
+    curve = summarise(values, ours.resamples())
     mine, other = (result.curve("dream", "moving_psnr") for result in (ours, theirs))
     return {
         "task": ours.task,

@@ -28,6 +28,8 @@ class Recipe:
 
     episodes: int = 72
     """By the store's splits: 58 to train on, 7 to validate and 7 to test."""
+    test_episodes: int = 24
+    """More of them to test: clips of one episode are alike, so that intervals are as wide as episodes are few."""
     episode_length: int = 250
     """Frames in an episode."""
     policy: PolicyName = "mixture"
@@ -46,6 +48,7 @@ class Recipe:
         return CollectConfig(
             env=task,
             episodes=self.episodes,
+            test_episodes=self.test_episodes,
             episode_length=self.episode_length,
             policy=self.policy,
             image_size=self.image_size,
@@ -60,7 +63,7 @@ class Recipe:
         policies = MIXTURE if self.policy == "mixture" else (self.policy,)
         found: dict[str, tuple[Any, Any]] = {
             "task": (store.task, task),
-            "episodes": (len(store), self.episodes),
+            "episodes": (len(store), self.episodes + self.test_episodes),
             "frames in an episode": (max(e.length for e in store.episodes), self.episode_length),
             "policies": (_several(e.policy for e in store.episodes), _several(policies)),
             "seed": (_several(str(e.seed) for e in store.episodes), str(self.seed)),

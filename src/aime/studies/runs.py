@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from rich.console import Console
+from torch import Tensor
 
 from aime.config import Precision, TrainConfig
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError
 from aime.evaluation import EvaluationConfig, evaluate
-from aime.evaluation.report import CLIP_SCORES, REPORT, read_clip_scores
+from aime.evaluation.bootstrap import resamples
+from aime.evaluation.report import CLIP_SCORES, DEFINITIONS, REPORT, read_clip_scores
 from aime.evaluation.scores import Scores
 from aime.training.checkpoint import Checkpoint, load_checkpoint
 from aime.training.config_file import differences
@@ -77,6 +80,11 @@ class Result:
     def alarms(self) -> list[Mapping[str, Any]]:
         """The readings of its health that raised an alarm."""
         return [check for check in self.found["health"] if check["alarm"]]
+
+    def resamples(self) -> Float[Tensor, "count clips"]:
+        """The draws behind its intervals, for what is computed from the scores of clips."""
+        protocol, places = self.found["config"], self.found["data"]["places"]
+        return resamples(torch.tensor([episode for episode, _ in places]), protocol["resamples"], protocol["seed"])
 
     def curve(self, predictor: str, metric: str) -> Curve:
         """A metric of a predictor."""
@@ -224,8 +232,8 @@ def _is_evaluation_of(folder: Path, step: int, fingerprint: str, protocol: Evalu
         return False
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        there = (found["model"]["step"], found["data"]["fingerprint"], found["config"])
+        there = (found.get("definitions"), found["model"]["step"], found["data"]["fingerprint"], found["config"])
     except (ValueError, KeyError) as error:
         log.warning("%s cannot be read (%r), so this is evaluated anew", path, error)
         return False
-    return there == (step, fingerprint, asdict(protocol))
+    return there == (DEFINITIONS, step, fingerprint, asdict(protocol))

@@ -7,6 +7,7 @@ import torch
 
 from aime.config import LossConfig
 from aime.errors import ConfigError, ShapeError
+from aime.learning import discriminator_loss
 from aime.observation import ObservationNoise
 from aime.world_model import WorldModel
 from tests.helpers import pushed_ball, random_clip, small_model
@@ -340,6 +341,26 @@ def test_the_adversarys_gradient_comes_from_the_clips_it_judged_alone():
     other[2:], judged[:2] = 0, 0
     assert all(torch.equal(a, b) for a, b in zip(gradient(frames), gradient(other), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(gradient(frames), gradient(judged), strict=True))
+
+
+def test_a_context_that_is_not_heard_teaches_nothing():
+    model = small_model(perceiver_context=False).train()
+    losses, _ = model.compute_total_loss(*random_clip())
+    assert losses["context_loss"] == 0
+    grads = torch.autograd.grad(losses["total_vae_loss"], list(model.perceiver.parameters()), allow_unused=True)
+    assert all(g is None or not g.any() for g in grads)
+
+
+def test_what_the_adversary_judged_is_handed_on_for_its_further_steps():
+    model = small_model().train()
+    frames, actions = random_clip(batch=4)
+    losses, output = model.compute_total_loss(frames, actions, loss=LossConfig(study_share=0.5, decode_every=2))
+    assert output.judged is not None
+    real, made = output.judged.real, output.judged.made
+    assert real.shape == made.shape == (2, frames.shape[1] // 2, *frames.shape[2:])
+    again, _ = discriminator_loss(model.discriminator, real, made.detach())
+    assert model.compute_total_loss(frames, actions, loss=LossConfig(adversary=False))[1].judged is None
+    assert torch.isfinite(again) and torch.isfinite(losses["discriminator_loss"])
 
 
 def test_dreams_do_not_bend_the_head_that_foretells_the_context():

@@ -247,6 +247,9 @@ class OptimizerConfig:
     """Steps over which the learning rate rises from zero."""
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     """What the learning rate does after its warm-up, down to a tenth at max_steps for cosine."""
+    average_power: float = 15.0
+    """A checkpoint's weights are an average of those of all steps t so far, weighed by t to this power: the larger, the
+    younger (15: 6% of the training, in the mean). A very large one hands on the last weights."""
     warmup_epochs: float = 25.0
     """Epochs over which beta rises from zero to its value."""
     second_looks: int = 3
@@ -268,6 +271,7 @@ class OptimizerConfig:
             "weight_decay",
             "dynamics_decay",
             "lr_warmup_steps",
+            "average_power",
             "warmup_epochs",
             "second_looks",
             "rehearsals",

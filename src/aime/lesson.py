@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int64
+from torch import Tensor
 
 from aime.config import LossConfig
 
@@ -21,9 +22,15 @@ def studied_clips(batch: int, settings: LossConfig) -> int:
 
 
 def spread_out(time: int, settings: LossConfig) -> Int64[Tensor, " decoded"]:
-    """Frames of a clip, one of every `decode_every`, from a random one on."""
+    """Frames of a clip, one of every `decode_every`, from a random one on; of clips of one length always as many."""
     stride = min(settings.decode_every, time)
-    return torch.arange(int(torch.randint(stride, ())), time, stride)
+    last = time // stride * stride - stride
+    return torch.arange(0, last + 1, stride) + int(torch.randint(time - last, ()))
+
+
+def placed(index: Int64[Tensor, " n"], like: Tensor) -> Int64[Tensor, " n"]:
+    """An index that was reckoned with on the host, where `like` is: indexing with one elsewhere waits for a GPU."""
+    return index.to(like.device, non_blocking=True)
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,9 @@ from aime.attention import (
 from aime.belief import MixturePrior, compute_kl_divergence_mc
 from aime.config import LossConfig, replace
 from aime.learning import discriminator_loss, generator_loss
-from aime.lesson import Lesson, rollout_length
+from aime.lesson import Lesson, placed, rollout_length
 from aime.observation import Shown, veil
+from aime.outputs import Judged
 
 if TYPE_CHECKING:
     from aime.watched import Studied, Watched
@@ -75,23 +76,27 @@ def objectives(
     watched: Watched,
     lesson: Lesson,
     settings: LossConfig,
-) -> Scalars:
-    """The four objectives and the discriminator's loss (with gradients), their parts and health (without)."""
+) -> tuple[Scalars, Judged | None]:
+    """The four objectives and the discriminator's loss (with gradients), their parts and health (without); and what
+    the adversary judged, if there is one."""
     parts: Scalars = {}
-    studied, at = lesson.studied, lesson.decoded
+    studied, at = lesson.studied, placed(lesson.decoded, frames)
+    seen = frames[:, at]
     # The likelihood takes its precision from the same maps that the frames were decoded under.
     shown = veil(watched.expected[:, at])
     decoded = Decoded.of(model, watched.latents[:, at], shown.maps, studied)
     open_loop, dreams = dreamed(model, frames, actions, watched, lesson, settings, parts)
     total = {
-        "total_vae_loss": elbo(model, frames[:, at], watched, shown, decoded.whole, settings, parts) + open_loop,
+        "total_vae_loss": elbo(model, seen, watched, shown, decoded.whole, settings, parts) + open_loop,
         "perceiver_loss": perception(model, frames[:studied], watched.studied, settings, parts),
         "attention_loss": attention(model, frames[:studied], watched.studied, settings, parts),
     }
+    judged = None
     if settings.adversary:
-        total |= realism(model, frames[:studied, at], splice(decoded.judged, at, dreams), settings, parts)
-    health(model, frames[:, at], watched, decoded.whole, parts)
-    return total | {name: value.detach() for name, value in parts.items()}
+        judged = Judged(seen[:studied], splice(decoded.judged, lesson.decoded, dreams))
+        total |= realism(model, judged, settings, parts)
+    health(model, seen, watched, decoded.whole, parts)
+    return total | {name: value.detach() for name, value in parts.items()}, judged
 
 
 def elbo(
@@ -111,9 +116,12 @@ def elbo(
     parts["kl_sticks"] = prior.kl_sticks().mean()
     parts["kl_alpha"] = prior.kl_alpha().mean()
     parts["mixture_entropy"] = prior.entropy().mean()
-    predicted = model.context_head(torch.cat([watched.hidden_before, watched.latents], dim=-1))
-    target = watched.perceived_context.detach()
-    parts["context_loss"] = 0.5 * (predicted.float() - target.float()).square().sum(dim=-1).mean()
+    context_loss = frames.new_zeros(())
+    if model.config.perceiver_context:  # else belief and latents would be taught by a context that nobody is to hear
+        predicted = model.context_head(torch.cat([watched.hidden_before, watched.latents], dim=-1))
+        target = watched.perceived_context.detach()
+        context_loss = 0.5 * (predicted.float() - target.float()).square().sum(dim=-1).mean()
+    parts["context_loss"] = context_loss
     return (
         settings.lambda_recon * parts["recon_nll"]
         + settings.beta * (parts["kl_latent"] + parts["kl_sticks"] + parts["kl_alpha"])
@@ -194,25 +202,28 @@ def dreamed(
         there = there[torch.randperm(len(there))[: settings.rollout_frames].sort().values]
         horizons = there - start - 1
         if len(there):
-            latents = foreseen[:, horizons].mean()
+            ahead_by, shown_at = placed(horizons, frames), placed(there, frames)
+            expected, truth = foreseen[:, ahead_by], frames[:, shown_at]
+            latents = expected.mean()
             with torch.no_grad():
-                maps = model.expect_attention(before[:, horizons], latents)
+                maps = model.expect_attention(before[:, ahead_by], latents)
+                # How unsure a guess is, the latents that come true decide, not its picture.
+                doubt = model.prior.doubt(expected)
             shown = veil(maps)
-            # How unsure a guess is, the latents that come true decide, not its picture.
-            doubt = model.prior.doubt(foreseen[:, horizons]).detach()
             guessed = model.decode(latents, shown.maps, doubt)
-            nlls.append(_frame_nll(model, "dream", frames[:, there], guessed, shown, settings).mean())
-            psnrs.append(_psnr(frames[:, there], guessed))
-            # The adversary asks what is told with certainty to look real, not what is soft for want of knowing.
-            dreams.append(DreamedFrames(there, model.decode(latents[:judged].detach(), shown.maps[:judged])))
+            nlls.append(_frame_nll(model, "dream", truth, guessed, shown, settings).mean())
+            psnrs.append(_psnr(truth, guessed))
+            if settings.adversary:
+                # It asks what is told with certainty to look real, not what is soft for want of knowing.
+                dreams.append(DreamedFrames(there, model.decode(latents[:judged].detach(), shown.maps[:judged])))
     losses = {"rollout_kl": kls, "rollout_guess": guesses, "sampled_kl": sampled_kls}
     parts |= {name: torch.stack(values).mean() for name, values in losses.items()}
-    if dreams:
+    if nlls:
         parts["rollout_nll"] = torch.stack(nlls).mean()
         parts["dream_psnr"] = torch.stack(psnrs).mean()
-    expected = parts["rollout_kl"] + parts["sampled_kl"] + settings.lambda_guess * parts["rollout_guess"]
-    loss = settings.kl_dynamics * expected
-    if dreams:
+    unexpected = parts["rollout_kl"] + parts["sampled_kl"] + settings.lambda_guess * parts["rollout_guess"]
+    loss = settings.kl_dynamics * unexpected
+    if nlls:
         loss = loss + settings.lambda_dream * parts["rollout_nll"]
     return settings.lambda_rollout * settings.beta * loss, dreams
 
@@ -228,15 +239,15 @@ def _expected(watched: Watched, prior: MixturePrior, start: int) -> Tensor:
 def splice(mean: Tensor, at: Tensor, dreams: Sequence[DreamedFrames]) -> Tensor:
     """The reconstructed frames `at`, with dreamed ones in place: what the adversary is shown, in time's order."""
     for dream in dreams:
-        places = torch.searchsorted(at, dream.at).to(mean.device)
+        places = placed(torch.searchsorted(at, dream.at), mean)
         mean = mean.index_copy(1, places, dream.frames.to(mean.dtype))
     return mean
 
 
-def realism(model: WorldModel, real: Tensor, fake: Tensor, settings: LossConfig, parts: Scalars) -> Scalars:
+def realism(model: WorldModel, judged: Judged, settings: LossConfig, parts: Scalars) -> Scalars:
     """Both sides of the game with the adversary."""
-    adversarial, matching = generator_loss(model.discriminator, real, fake)
-    against, stats = discriminator_loss(model.discriminator, real, fake.detach())
+    adversarial, matching = generator_loss(model.discriminator, judged.real, judged.made)
+    against, stats = discriminator_loss(model.discriminator, judged.real, judged.made.detach())
     parts |= {"generator_hinge": adversarial, "feature_matching": matching, **stats}
     return {
         "adversarial_loss": adversarial + settings.lambda_feature_matching * matching,

@@ -69,6 +69,5 @@ def veil(attention: Float[Tensor, "batch time grid grid"]) -> Shown:
     There the latent must carry the whole frame, and every pixel counts alike; in the other half attention refines it.
     Without, the likelihood asks only what is at the attended place, and the latent need not know where that is.
     """
-    even = attention.new_tensor(1.0 / attention.shape[-1] ** 2)
     attended = torch.rand(*attention.shape[:2], device=attention.device) < 0.5
-    return Shown(torch.where(attended[..., None, None], attention, even), attended)
+    return Shown(torch.where(attended[..., None, None], attention, 1.0 / attention.shape[-1] ** 2), attended)

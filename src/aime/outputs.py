@@ -95,6 +95,15 @@ class Dream:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What the adversary was shown in a step."""
+
+    real: Float[Tensor, "clips frames 3 height width"]
+    made: Float[Tensor, "clips frames 3 height width"]
+    """Reconstructions of the same frames, with dreamed ones in the place of some."""
+
+
+@dataclass(frozen=True)
 class SequenceOutput:
     """All that the model makes of a clip."""
 
@@ -118,6 +127,8 @@ class SequenceOutput:
     """What the Perceiver made of the clips, in one or more portions of the batch."""
     belief: Belief
     """The belief after the last frame."""
+    judged: Judged | None = None
+    """After `compute_total_loss`, where there is an adversary."""
 
     @cached_property
     def next_token_logits(self) -> Float[Tensor, "batch time tokens codebook"]:

@@ -17,7 +17,7 @@ from aime.attention import gaussian_nll_of, weighted_error
 from aime.belief import compute_kl_divergence_mc
 from aime.config import LossConfig
 from aime.inputs import to_unit_frames
-from aime.lesson import rollout_length
+from aime.lesson import placed, rollout_length
 from aime.losses import guess_loss
 
 if TYPE_CHECKING:
@@ -55,12 +55,14 @@ def rehearse_dynamics(model: WorldModel, seen: Recollection, settings: LossConfi
     conditions = model.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
     # Every second expectation is judged: the mixtures cost more than the steps between them.
     judged = torch.arange(int(torch.randint(min(2, start + 1 + steps), ())), start + 1 + steps, 2)
-    mean, log_var = seen.mean[:, judged], seen.log_var[:, judged]
+    at = placed(judged, seen.mean)
+    mean, log_var = seen.mean[:, at], seen.log_var[:, at]
     latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-    prior = model.prior(conditions[:, judged])
+    prior = model.prior(conditions[:, at])
     unexpected = compute_kl_divergence_mc(mean, log_var, latents, prior)
     unexpected = unexpected + settings.lambda_guess * guess_loss(model, mean, prior)
-    watched, dreamed = unexpected[:, judged <= start], unexpected[:, judged > start]
+    seen_before = int((judged <= start).sum())
+    watched, dreamed = unexpected[:, :seen_before], unexpected[:, seen_before:]
     loss = unexpected.new_zeros(())
     for part, weight in ((watched, 1.0), (dreamed, settings.lambda_rollout)):
         if part.numel():

@@ -26,7 +26,7 @@ from aime.dynamics import RecurrentCore, RecurrentState
 from aime.errors import ShapeError
 from aime.inputs import check_clip, check_dream, to_unit_frames
 from aime.learning import TemporalPatchDiscriminator
-from aime.lesson import Lesson
+from aime.lesson import Lesson, placed
 from aime.observation import ObservationNoise
 from aime.outputs import Belief, Dream, SequenceOutput
 from aime.perception import (
@@ -254,7 +254,8 @@ class WorldModel(nn.Module):
         draw = Lesson.draw if self.training else Lesson.whole
         lesson = draw(len(frames), frames.shape[1], settings)
         watched = self.watch(frames, actions, is_first, lesson=lesson)
-        return losses.objectives(self, frames, actions, watched, lesson, settings), self._output(watched)
+        found, judged = losses.objectives(self, frames, actions, watched, lesson, settings)
+        return found, replace(self._output(watched), judged=judged)
 
     def extract_context(self, videos: Tensor) -> Float[Tensor, "batch time context"]:
         """What the Perceiver understands of a video up to each frame: c[t], from frames ≤ t."""
@@ -375,13 +376,14 @@ class WorldModel(nn.Module):
         teaches[: lesson.studied] = True
         teaches[:, lesson.decoded] = True
         order = (~teaches.flatten()).sort(stable=True).indices
-        learned, watched = order.split([int(teaches.sum()), int((~teaches).sum())])
+        back = placed(order.argsort(), frames)
+        learned, watched = placed(order, frames).split([int(teaches.sum()), int((~teaches).sum())])
         features = self.encoder(flat[learned])
         if len(watched):
             with torch.no_grad():
                 others = self.encoder(flat[watched])
             features = features.followed_by(others)
-        return features[order.argsort()]
+        return features[back]
 
     def _looks(
         self, frames: Tensor, grid: Tensor, is_first: Tensor, cache: PerceiverCache | None, studied: int | None
@@ -606,10 +608,6 @@ class WorldModel(nn.Module):
         """All parameters but the adversary's."""
         adversary = {id(p) for p in self.discriminator.parameters()}
         return (p for p in self.parameters() if id(p) not in adversary)
-
-    def discriminator_loss(self, observations: Tensor, fake: Tensor) -> Tensor:
-        """The adversary's own loss on real and made clips (B, T, 3, H, W), for critic steps beyond the first."""
-        return losses.discriminator_loss(self.discriminator, to_unit_frames(observations), fake.detach())[0]
 
     def _output(self, watched: Watched) -> SequenceOutput:
         batch, time = watched.hidden.shape[:2]

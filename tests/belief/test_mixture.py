@@ -136,6 +136,18 @@ def test_as_many_components_matter_as_the_data_have_modes(modes: int):
     assert float(by_mode.max(-1).values.min()) > 0.75
 
 
+def test_no_component_moves_where_that_is_forbidden():
+    torch.manual_seed(0)
+    prior = DPGMMPrior(condition_dim=4, latent_dim=3, max_components=5, hidden_dim=16)
+    mixture = prior(torch.randn(1, 4).expand(256, 4)).detach()
+    far = mixture.means[:, 0] + 8.0 * torch.tensor([1.0, -1.0]).repeat(128)[:, None]
+    before = {name: value.clone() for name, value in prior.named_parameters()}
+    assert not prior.relocate(far, mixture, unless=torch.tensor(True))
+    assert all(torch.equal(value, before[name]) for name, value in prior.named_parameters())
+    assert prior.relocate(far, mixture, unless=torch.tensor(False))
+    assert any(not torch.equal(value, before[name]) for name, value in prior.named_parameters())
+
+
 def test_a_prior_speaks_in_the_units_of_the_latents_it_follows():
     prior = make()
     latents = torch.tensor([0.01, 5.0, 100.0]) * torch.randn(4, 500, 3) + torch.tensor([0.0, -3.0, 40.0])

@@ -19,7 +19,9 @@ from aime.bench.table import Report, cell, quantity
 from aime.bench.timing import Timing
 from aime.cli import main
 from aime.config import DataConfig, ModelSettings, TrainConfig
+from aime.errors import DataError
 from aime.presets import PRESETS
+from tests.data.making import make_store
 from tests.helpers import small_config
 
 
@@ -69,6 +71,18 @@ def test_every_section_is_in_the_table_and_in_the_file(
 def test_only_what_is_asked_for_is_measured(small: None) -> None:
     report = measure(BenchConfig(presets=("tiny",), only=("streaming",), quick=True, sequence_length=6))
     assert {f.section for f in report.figures} == {"probe", "streaming"}
+
+
+@pytest.mark.parametrize("lengths", [None, (5,) * 6, (7,) * 3], ids=["no store", "short episodes", "few windows"])
+def test_data_that_cannot_be_loaded_are_refused_before_anything_is_measured(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...] | None
+) -> None:
+    monkeypatch.setattr(run, "probe", lambda *_: pytest.fail("measured"))
+    if lengths is not None:
+        make_store(tmp_path / "data", list(lengths))
+    config = BenchConfig(presets=("tiny",), sequence_length=6, batch_size=2, data_dir=tmp_path / "data")
+    with pytest.raises(DataError, match="data"):
+        measure(config)
 
 
 def test_a_machine_that_is_too_small_gets_a_reason(small: None, monkeypatch: pytest.MonkeyPatch) -> None:

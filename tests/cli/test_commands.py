@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from aime.commands.subject import open_subject
+from aime.data.store import EpisodeStore
 from tests.cli.conftest import Said
 from tests.cli.made import write_store
 from tests.cli.test_help_and_errors import complains
@@ -62,8 +65,9 @@ def test_imagine_needs_no_data_beyond_the_frames_it_watches(
         (np.full((5, 3), 2.0), ["[-1, 1]", "2"]),
         (np.zeros((5, 3, 1)), ["(5, 3, 1)"]),
         (np.full((5, 3), np.nan), ["[-1, 1]"]),
+        (np.zeros((0, 3)), ["(frames, 3)", "(0, 3)"]),
     ],
-    ids=["size", "range", "dimensions", "nan"],
+    ids=["size", "range", "dimensions", "nan", "no frames"],
 )
 def test_actions_that_cannot_be_taken_are_described(
     aime: Aime, run_folder: Path, tmp_path: Path, array: np.ndarray, words: list[str]
@@ -72,15 +76,56 @@ def test_actions_that_cannot_be_taken_are_described(
     complains(aime("imagine", run_folder, "--actions", tmp_path / "plan.npy"), "plan.npy", *words)
 
 
-def test_a_file_that_is_no_array_is_named(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "plan.npy").write_text("not an array")
-    complains(aime("imagine", run_folder, "--actions", tmp_path / "plan.npy"), "plan.npy")
+def archive(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, actions=np.zeros((5, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda path: path.write_text("not an array"), Path.touch, archive, lambda path: path.write_bytes(b"PK\3\4")],
+    ids=["text", "empty", "archive", "broken archive"],
+)
+def test_a_file_that_is_no_array_is_named(
+    aime: Aime, run_folder: Path, tmp_path: Path, write: Callable[[Path], object]
+) -> None:
+    write(tmp_path / "plan.npy")
+    complains(aime("imagine", run_folder, "--actions", tmp_path / "plan.npy"), "plan.npy", "as a NumPy array")
+    complains(aime("imagine", run_folder, "--actions", tmp_path / "none.npy"), "none.npy")
     complains(aime("imagine", run_folder, "--actions", "wander"), "--actions", "'wander'", "random")
 
 
 def test_more_frames_than_an_episode_has_are_refused(aime: Aime, run_folder: Path) -> None:
     complains(aime("imagine", run_folder, "--frames", "500"), "24", "508", "--actions random")
     complains(aime("inspect", run_folder, "--frames", "500"), "24", "500", "--frames")
+
+
+def test_clips_take_turns_over_the_episodes(run_folder: Path, tmp_path: Path) -> None:
+    """Every clip that there is has a number, and none has two."""
+    store = EpisodeStore.open(write_store(tmp_path / "data", episodes=30, length=13))
+    subject = replace(open_subject(str(run_folder), device="cpu"), store=store)
+    ids, length = store.split("test"), 12
+    assert len(ids) > 2
+    found = []
+    for number in range(2 * len(ids)):
+        clip = subject.clip("test", number, length, advice="")
+        whole = {id: store.episode(id)["pixels"].transpose(0, 3, 1, 2) for id in ids}
+        found += [
+            (id, start)
+            for id, frames in whole.items()
+            for start in (0, 1)
+            if np.array_equal(clip["observations"][0].numpy(), frames[start : start + length])
+        ]
+    assert [id for id, _ in found] == [*ids, *ids]
+    assert len(set(found)) == 2 * len(ids)
+
+
+def test_a_clip_that_there_is_not_is_refused(aime: Aime, run_folder: Path) -> None:
+    """The test split is one episode of 24 frames: 13 clips of 12, numbered from 0."""
+    for command in ("inspect", "imagine"):
+        frames = ["--frames", "12" if command == "inspect" else "8", "--context-frames", "4"]
+        complains(aime(command, run_folder, *frames, "--clip", "13"), "--clip 13", "13 fixed clips", "12 at most")
+    assert open_subject(str(run_folder), device="cpu").clip("test", 12, 12, advice="")
 
 
 @pytest.mark.parametrize("command", ["inspect", "imagine", "evaluate"])

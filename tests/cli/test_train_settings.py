@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from aime.commands.train import settings
-from aime.config import ModelSettings, TrainConfig
+from aime.config import DataConfig, LossConfig, ModelSettings, TrainConfig
 from aime.errors import ConfigError
 from aime.presets import preset_config
 from aime.training.config_file import to_yaml
+from tests.cli.made import write_run, write_store
 
 ROOT = Path("runs")
 
@@ -37,7 +38,7 @@ def test_without_flags_it_is_the_quickstarts_card_4() -> None:
 
 
 def test_a_peer_comes_with_its_own_optimizers_settings() -> None:
-    for flag in (["--model", "rssm"], ["--model=rssm"], ["--world-model", "rssm"]):
+    for flag in (["--model", "rssm"], ["--model=rssm"], ["--world-model", "rssm"], ["--world_model=rssm"]):
         peer = ask(*flag, "--preset", "tiny")
         assert peer.world_model == "rssm" and peer.model == preset_config("tiny").model
         assert (peer.optimizer.learning_rate, peer.optimizer.grad_clip) == (1e-4, 1000.0)
@@ -87,6 +88,22 @@ def test_other_settings_get_a_folder_of_their_own(flags: Sequence[str]) -> None:
     assert ask().run_dir == ROOT / "humanoid-walk"
 
 
+def test_another_world_model_gets_a_folder_of_its_own() -> None:
+    begin("--preset", "tiny")
+    peer = begin("--model", "rssm")
+    assert peer == dataclasses.replace(preset_config("base", "rssm"), run_dir=ROOT / "humanoid-walk-2")
+    assert ask("--model", "rssm") == peer, "and is continued there"
+    assert ask("--model", "aime").run_dir == ROOT / "humanoid-walk"
+    with pytest.raises(ConfigError, match=r"humanoid-walk holds a run of world_model aime, not rssm"):
+        ask("--run-dir", str(ROOT / "humanoid-walk"), "--model", "rssm")
+
+
+def test_settings_that_a_run_cannot_have_get_a_folder_of_their_own() -> None:
+    begin("--model", "rssm")
+    aime = ask("--beta", "3")
+    assert aime.run_dir == ROOT / "humanoid-walk-2" and aime.world_model == "aime"
+
+
 def test_other_settings_than_a_named_folders_run_are_left_to_the_trainer_to_refuse() -> None:
     begin("--run-dir", "here", "--preset", "tiny")
     asked = ask("--run-dir", "here", "--latent-dim", "48")
@@ -103,10 +120,52 @@ def test_a_settings_file_is_a_start_and_flags_are_stronger(tmp_path: Path) -> No
         ask("--config", str(path), "--preset", "large")
 
 
+def test_a_settings_file_is_read_as_the_model_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: tiny\nbatch_size: 3\n")
+    peer = ask("--config", str(path), "--world_model", "rssm")
+    assert peer.optimizer == preset_config("tiny", "rssm").optimizer and peer.loss == LossConfig()
+    assert peer.data.batch_size == 3
+
+
 def test_starting_from_a_checkpoint_takes_its_sizes_and_a_new_folder(run_folder: Path) -> None:
     config = ask("--load-checkpoint", str(run_folder), "--run-dir", "new")
     assert config.model.hidden_dim == 48 and config.data.env == "pushed-ball"
     assert config.load_checkpoint == str(run_folder)
+
+
+def test_starting_from_a_checkpoint_takes_the_data_of_its_run_and_not_how_it_learned(
+    run_folder: Path, store: Path
+) -> None:
+    start = ("--load-checkpoint", str(run_folder), "--run-dir", "new")
+    for preset in ([], ["--preset", "tiny"]):
+        config = ask(*start, *preset)
+        assert config.data.env == "pushed-ball" and config.data.data_dir == store
+        assert config.data.batch_size == DataConfig().batch_size != 2, "2 is the run's"
+        assert config.optimizer == preset_config("tiny").optimizer
+    assert ask(*start, "--env", "pushed-ball").data.data_dir == store
+    assert ask(*start, "--data-dir", "mine").data.data_dir == Path("mine")
+    assert ask(*start, "--env", "walker-walk").data == DataConfig(env="walker-walk")
+
+
+def test_data_of_a_checkpoint_that_are_gone_are_not_replaced_unasked(tmp_path: Path, store: Path) -> None:
+    start = ("--load-checkpoint", str(write_run(tmp_path / "run", tmp_path / "gone")), "--run-dir", "new")
+    with pytest.raises(ConfigError, match=r"on pushed-ball in .*gone, where no data are now; give the --data-dir"):
+        ask(*start)
+    assert ask(*start, "--data-dir", str(store)).data.data_dir == store
+    assert ask(*start, "--env", "pushed-ball").data == DataConfig(env="pushed-ball")
+
+
+def test_a_run_from_a_checkpoint_is_called_as_the_checkpoints_was(tmp_path: Path) -> None:
+    data = write_store(tmp_path / "cube", task="pushed-cube")
+    start = ("--load-checkpoint", str(write_run(tmp_path / "run", data)))
+    assert ask(*start).run_dir == ROOT / "pushed-ball"
+    assert ask(*start, "--data-dir", str(data)).run_dir == ROOT / "pushed-cube"
+
+
+def test_another_model_than_the_checkpoints_is_left_to_the_trainer_to_refuse(run_folder: Path) -> None:
+    config = ask("--load-checkpoint", str(run_folder), "--run-dir", "new", "--model", "rssm")
+    assert config.world_model == "rssm" and config.load_checkpoint == str(run_folder)
 
 
 def test_weights_asked_for_are_not_dropped_because_a_run_is_there(run_folder: Path) -> None:

@@ -196,6 +196,7 @@ def test_a_worker_that_is_taken_down_gives_a_sentence(config: CollectConfig, tmp
     [
         ({"episodes": 0}, "episodes must be at least 1"),
         ({"image_size": 4}, "image_size"),
+        ({"image_size": 100}, "image_size must be a multiple of 16"),
         ({"seed": -1}, "seed must not be negative"),
         ({"policy_file": Path("nothing.py")}, "no such file"),
     ],

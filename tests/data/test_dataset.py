@@ -1,6 +1,9 @@
 """Windows hold consecutive frames of one episode, and their order can be repeated and resumed."""
 
+import multiprocessing
+import os
 import pickle
+import signal
 from itertools import islice
 from pathlib import Path
 
@@ -173,6 +176,22 @@ def test_batches_do_not_depend_on_the_number_of_workers(dataset: WindowDataset) 
     here = list(islice(BatchStream(dataset, 4, seed=5), 8))
     there = list(islice(BatchStream(dataset, 4, seed=5, workers=2), 8))
     assert all(same(one, two) for one, two in zip(here, there, strict=True))
+
+
+def test_ctrl_c_does_not_reach_the_workers_and_they_go_with_the_stream(dataset: WindowDataset) -> None:
+    expected = list(islice(BatchStream(dataset, 4, seed=5), 10))
+    before = set(multiprocessing.active_children())
+    with BatchStream(dataset, 4, seed=5, workers=1) as stream:
+        batches = [next(stream)]
+        (worker,) = set(multiprocessing.active_children()) - before
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)  # as a terminal does
+        batches += islice(stream, 7)  # more than were read ahead
+        assert worker.is_alive()
+    assert not worker.is_alive()
+    batches += islice(stream, 2)  # it is where it was, and begins with new workers
+    stream.close()
+    assert all(same(one, two) for one, two in zip(batches, expected, strict=True))
 
 
 def test_a_dataset_that_was_read_from_goes_to_another_process(dataset: WindowDataset) -> None:

@@ -296,8 +296,22 @@ def test_no_split_is_empty_where_ids_are_missing() -> None:
 
 
 def test_splits_of_the_source_are_kept() -> None:
-    episodes = [*records([0, 1], "test"), *records([2], "train")]
-    assert assign_splits(episodes) == {0: "test", 1: "test", 2: "train"}
+    episodes = [*records([0], "test"), *records([1, 2], "train")]
+    assert assign_splits(episodes) == {0: "test", 1: "train", 2: "train"}
+    alone = records([0, 1, 2], "test")  # as with a model that was given away
+    assert set(assign_splits(alone).values()) == {"test"}
+    whole = [*records([0, 1, 2], "test"), *records([3], "train"), *records([4], "validation")]
+    assert assign_splits(whole) == {0: "test", 1: "test", 2: "test", 3: "train", 4: "validation"}
+
+
+@pytest.mark.parametrize(("there", "missing"), [("validation", "test"), ("test", "validation")])
+def test_a_held_out_split_that_the_source_does_not_know_takes_half_of_the_other(there: str, missing: str) -> None:
+    episodes = [*records([0, 2, 4], "train"), *records([1, 3, 5, 6, 9], there)]
+    splits = assign_splits(episodes)
+    assert splits == assign_splits(episodes[::-1])
+    assert [id for id, split in splits.items() if split == missing] == [3, 6]
+    assert [id for id, split in splits.items() if split == there] == [1, 5, 9]
+    assert all(splits[id] == "train" for id in (0, 2, 4))
 
 
 def test_too_few_episodes_for_a_split_gives_a_sentence(tmp_path: Path) -> None:
@@ -305,6 +319,18 @@ def test_too_few_episodes_for_a_split_gives_a_sentence(tmp_path: Path) -> None:
     assert store.split("train") == [0] and store.split("validation") == [1]
     with pytest.raises(DataError, match=r"no episode for the test split: it has 2 episodes.*at least 3"):
         store.split("test")
+
+
+def test_a_split_that_the_source_did_not_record_gives_a_sentence(tmp_path: Path) -> None:
+    """More episodes would not help: the sentence says what was recorded instead."""
+    with StoreWriter(tmp_path, INFO) as writer:
+        for id, split in enumerate(["train", "train", "train", "validation"]):
+            writer.add(make_episode(id, 5), policy="test", split=split)
+    store = EpisodeStore.open(tmp_path)
+    assert store.split("validation") == [3]
+    with pytest.raises(DataError, match=r"for the test split: .*\(train 3, validation 1\).*--split") as caught:
+        store.split("test")
+    assert "Collect" not in str(caught.value)
 
 
 def test_the_episodes_for_the_tests_are_whole(humanoid_store_path: Path, cartpole_store_path: Path) -> None:

@@ -55,6 +55,17 @@ def test_without_weights_there_is_a_reason_and_no_download(tmp_path: Path) -> No
     assert "nothing is downloaded" in reason
 
 
+def test_a_reason_does_not_name_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes into reports, and those are given away."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    missing = find_lpips(folder)[1]
+    torch.save({"weight": torch.zeros(1)}, folder / "alexnet-owt-1.pth")
+    for reason in (missing, find_lpips(folder)[1]):
+        assert "~/hub/checkpoints" in reason and str(tmp_path) not in reason
+
+
 def test_a_foreign_file_is_named(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "alexnet-owt-1.pth")
     lpips, reason = find_lpips(tmp_path)

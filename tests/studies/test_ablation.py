@@ -83,7 +83,7 @@ def test_a_second_seed_on_the_same_clips_is_no_new_clip() -> None:
     assert (once.state_r2, once.nll) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("changes", [{"variants": ()}, {"seeds": 0}, {"minutes": -1.0}], ids=str)
+@pytest.mark.parametrize("changes", [{"variants": ()}, {"seeds": 0}, {"minutes": -1.0}, {"clips": 1}], ids=str)
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         dataclasses.replace(AblationConfig(), **changes)

@@ -193,7 +193,7 @@ def test_models_have_the_same_data_minutes_sizes_and_seed_and_their_own_optimize
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tasks": ()}, {"models": ("aime", "aime")}, {"minutes": 0.0}, {"clips": 0}, {"samples": -1}],
+    [{"tasks": ()}, {"models": ("aime", "aime")}, {"minutes": 0.0}, {"clips": 1}, {"samples": -1}],
     ids=str,
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any]) -> None:

@@ -29,7 +29,18 @@ def test_a_folder_here_comes_before_a_bundled_model(tmp_path: Path, monkeypatch:
     assert locate("mine") == Path("mine")
 
 
-@pytest.mark.parametrize("name", ["runs/humanoid-walk", "path/to/checkpoint.pt", "checkpoint.pt", "nothing"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "runs/humanoid-walk",
+        "path/to/checkpoint.pt",
+        "checkpoint.pt",
+        "given/last.ckpt",
+        "given/model.safetensors",
+        "given/Config.YAML",
+        "nothing",
+    ],
+)
 def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -64,11 +75,19 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: object) -> list[object]:
     return asked
 
 
+@pytest.mark.parametrize("name", ["me/aime-v1.0", "me/walker.2"])
+def test_a_name_on_the_hub_may_have_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = save_checkpoint(tmp_path / "snapshot", Sized())
+    asked = hub(monkeypatch, str(folder))
+    assert locate(name) == folder and asked[0] == name
+
+
 def test_only_the_files_of_a_model_are_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_checkpoint(tmp_path / "snapshot", Sized())
     asked = hub(monkeypatch, str(folder))
     assert locate("owner/model") == folder
-    assert asked == ["owner/model", [MODEL, CONFIG, STATE]]
+    assert asked == ["owner/model", [MODEL, CONFIG, STATE, "episodes/*"]]
 
 
 def test_a_hub_that_does_not_answer_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

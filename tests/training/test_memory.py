@@ -57,6 +57,15 @@ def test_a_bad_batch_leaves_what_was_there():
     assert values(memory) == {1.0}
 
 
+def test_a_bad_batch_is_not_drawn_while_the_memory_fills():
+    memory = Ring(Recollection, batches=3, fresh=3)
+    memory.add(seen(torch.nan), BAD)
+    assert len(memory) == 0
+    memory.add(seen(1.0), GOOD)
+    memory.add(seen(torch.nan), BAD)
+    assert values(memory) == {1.0}
+
+
 def test_batches_of_another_shape_start_anew():
     memory = Ring(Recollection, batches=3, fresh=3)
     memory.add(seen(1.0), GOOD)

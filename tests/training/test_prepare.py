@@ -43,7 +43,7 @@ def test_what_is_missing_is_collected_as_the_settings_say(tmp_path: Path, collec
     data = DataConfig(
         env="walker-walk", data_dir=tmp_path / "d", episodes=5, episode_length=40, policy="ou", renderer="warp"
     )
-    ensure_episodes(data, 48, seed=9)
+    ensure_episodes(data, 48, seed=9, sequence_length=16)
     (config,) = collector.asked
     assert (config.env, config.folder, config.episodes, config.episode_length) == ("walker-walk", tmp_path / "d", 5, 40)
     assert (config.policy, config.renderer, config.image_size, config.seed) == ("ou", "warp", 48, 9)
@@ -52,7 +52,7 @@ def test_what_is_missing_is_collected_as_the_settings_say(tmp_path: Path, collec
 
 def test_what_is_there_is_taken_as_it_is(tmp_path: Path, collector: Collector) -> None:
     write_store(tmp_path / "d")
-    ensure_episodes(DataConfig(data_dir=tmp_path / "d", episodes=1000), 32, seed=0)
+    ensure_episodes(DataConfig(data_dir=tmp_path / "d", episodes=1000), 32, seed=0, sequence_length=16)
     assert collector.asked == []
 
 
@@ -60,10 +60,10 @@ def test_a_collection_that_was_stopped_goes_on(tmp_path: Path, collector: Collec
     data = DataConfig(data_dir=tmp_path / "d")
     collector.interrupt = True
     with pytest.raises(KeyboardInterrupt):
-        ensure_episodes(data, 32, seed=0)
+        ensure_episodes(data, 32, seed=0, sequence_length=16)
     collector.interrupt = False
-    ensure_episodes(data, 32, seed=0)
-    ensure_episodes(data, 32, seed=0)
+    ensure_episodes(data, 32, seed=0, sequence_length=16)
+    ensure_episodes(data, 32, seed=0, sequence_length=16)
     assert len(collector.asked) == 2
 
 
@@ -83,9 +83,9 @@ def test_a_collection_that_was_killed_goes_on(tmp_path: Path, collector: Collect
     data = DataConfig(data_dir=tmp_path / "d")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(prepare, "collect", kill)
-        ensure_episodes(data, 32, seed=0)
+        ensure_episodes(data, 32, seed=0, sequence_length=16)
     assert marked == [True]
-    ensure_episodes(data, 32, seed=0)
+    ensure_episodes(data, 32, seed=0, sequence_length=16)
     assert len(collector.asked) == 1 and not (tmp_path / "d" / BEGUN).exists()
 
 
@@ -93,8 +93,27 @@ def test_a_task_that_does_not_exist_is_refused_before_anything_is_said_or_done(
     tmp_path: Path, collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "aime"), pytest.raises(ConfigError, match=r"'humanoid-wlak'.*humanoid-walk"):
-        ensure_episodes(DataConfig(env="humanoid-wlak", data_dir=tmp_path / "d"), 32, seed=0)
+        ensure_episodes(DataConfig(env="humanoid-wlak", data_dir=tmp_path / "d"), 32, seed=0, sequence_length=16)
     assert collector.asked == [] and caplog.text == "" and not (tmp_path / "d").exists()
+
+
+def test_episodes_shorter_than_a_window_are_refused_before_they_are_collected(
+    tmp_path: Path, collector: Collector
+) -> None:
+    data = DataConfig(data_dir=tmp_path / "d", episode_length=40)
+    with pytest.raises(ConfigError, match=r"--episode-length 40 .*--sequence-length 48"):
+        ensure_episodes(data, 32, seed=0, sequence_length=48)
+    assert collector.asked == [] and not (tmp_path / "d").exists()
+    ensure_episodes(data, 32, seed=0, sequence_length=40)
+    assert len(collector.asked) == 1
+
+
+def test_how_episodes_would_be_collected_does_not_matter_where_there_are_some(
+    tmp_path: Path, collector: Collector
+) -> None:
+    data = DataConfig(data_dir=write_store(tmp_path / "d"), episode_length=4, policy_file=tmp_path / "gone.py")
+    ensure_episodes(data, 32, seed=0, sequence_length=48)
+    assert collector.asked == []
 
 
 def test_the_settings_offer_what_there_is_to_collect_with() -> None:

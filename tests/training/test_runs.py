@@ -62,18 +62,37 @@ def test_a_broken_checkpoint_makes_room_without_being_deleted(tmp_path: Path) ->
 def test_the_newest_are_kept_and_a_broken_one_does_not_count(tmp_path: Path) -> None:
     run = run_with(tmp_path, 10, 20, 30, 40)
     truncate(run.checkpoint(40))
-    run.prune(2)
+    run.prune(2, saved=30)
     assert [p.name[-2:] for p in sorted(run.checkpoints.iterdir())] == ["20", "30", "40"]
-    run.prune(1)
+    run.prune(1, saved=30)
     assert [p.name[-2:] for p in sorted(run.checkpoints.iterdir())] == ["30", "40"]
-    run.prune(1)
+    run.prune(1, saved=30)
     assert is_whole(run.checkpoint(30)), "the only whole one is never deleted"
 
 
 def test_zero_keeps_all(tmp_path: Path) -> None:
     run = run_with(tmp_path, 10, 20, 30)
-    run.prune(0)
+    run.prune(0, saved=30)
     assert len(list(run.checkpoints.iterdir())) == 3
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [20, 30, 40]), (2, [10, 20, 30, 40])])
+def test_checkpoints_of_later_steps_do_not_count_and_stay(tmp_path: Path, keep: int, left: list[int]) -> None:
+    """Their files have the right sizes, but a resume found that their content is wrong and went back behind them."""
+    run = run_with(tmp_path, 10, 20, 30, 40)
+    run.prune(keep, saved=20)
+    assert sorted(run.checkpoints.iterdir()) == [run.checkpoint(step) for step in left]
+
+
+def test_a_run_with_nothing_but_broken_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
+    run = run_with(tmp_path / "run", 10, 20)
+    assert run.to_go_on_from() == run.checkpoint(20)
+    truncate(run.checkpoint(10))
+    (run.checkpoint(20) / MODEL).unlink()
+    with pytest.raises(CheckpointError, match=rf"none of the 2 checkpoints in {run.checkpoints} can be read.*move"):
+        run.to_go_on_from()
+    run.path.rename(tmp_path / "away")
+    assert run.to_go_on_from() is None
 
 
 def test_a_run_without_a_whole_checkpoint_says_so(tmp_path: Path) -> None:

@@ -180,6 +180,10 @@ def test_a_run_ends_when_its_minutes_are_over(settings: Settings, caplog: pytest
     assert lines[-1]["learning_rate"] < lines[0]["learning_rate"] or len(lines) < 3
     assert "0.05 minutes are over at step" in caplog.text
     assert load_checkpoint(locate(folder)).step == lines[-1]["step"]
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="aime"):
+        train(settings(max_steps=100_000, max_minutes=0.05, log_every=1, optimizer=at_once))
+    assert f"the 0.05 minutes of {folder} are over, at step {lines[-1]['step']}; raise --max-minutes" in caplog.text
     with pytest.raises(ConfigError, match="max_minutes must be above zero"):
         settings(max_minutes=0.0)
 
@@ -385,6 +389,16 @@ def test_data_of_another_task_are_refused(settings: Settings, tmp_path: Path, mo
         train(settings(data=DataConfig(env="walker-walk", batch_size=2)))
 
 
+def test_wandb_that_is_missing_is_found_out_before_anything_is_written(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = settings(wandb=True, data=DataConfig(env="walker-walk", data_dir=tmp_path / "none", episodes=3))
+    with pytest.raises(ConfigError, match=r"pip install 'aime\[wandb\]', or train without it: --no-wandb"):
+        train(config)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_broken_newest_checkpoint_is_passed_over_and_kept(
     settings: Settings, uninterrupted: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -399,6 +413,28 @@ def test_a_broken_newest_checkpoint_is_passed_over_and_kept(
     assert f"{broken} is not whole" in caplog.text
     assert (broken / MODEL).read_bytes() == b"x" * 100
     assert_same_run(config.run_path, uninterrupted)
+
+
+def test_a_run_whose_checkpoints_are_all_broken_is_not_begun_anew(settings: Settings) -> None:
+    config = settings(max_steps=4)
+    train(config)
+    for checkpoint in RunFolder(config.run_path).checkpoints.iterdir():
+        (checkpoint / MODEL).write_bytes(b"x" * 100)
+    told = metrics(config.run_path)
+    with pytest.raises(CheckpointError, match=rf"move {config.run_path} away .*--run-dir"):
+        train(config)
+    assert metrics(config.run_path) == told != []
+
+
+def test_a_new_checkpoint_is_kept_though_a_damaged_one_is_of_a_later_step(settings: Settings) -> None:
+    config = settings(max_steps=6)
+    train(config)
+    run = RunFolder(config.run_path)
+    weights = bytearray((run.checkpoint(6) / MODEL).read_bytes())
+    weights[-1] ^= 1  # of the right size all the same
+    (run.checkpoint(6) / MODEL).write_bytes(weights)
+    train(replace(config, max_steps=5, keep_checkpoints=1))
+    assert sorted(run.checkpoints.iterdir()) == [run.checkpoint(5), run.checkpoint(6)]
 
 
 def test_a_full_disk_stops_the_run_with_a_sentence_and_the_last_checkpoint_survives(

@@ -169,7 +169,7 @@ class MixturePrior:
 
     def kl_alpha(self) -> Float[Tensor, "*batch"]:
         """KL(q(α) ‖ p(α)) between the two Gammas, in nats."""
-        prior_shape, prior_rate = (self.alpha_shape.new_tensor(x) for x in self.alpha_prior)
+        prior_shape, prior_rate = (self.alpha_shape.new_full((), x) for x in self.alpha_prior)
         return kl_gamma_gamma(self.alpha_shape, self.alpha_rate, prior_shape, prior_rate)
 
 

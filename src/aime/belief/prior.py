@@ -1,4 +1,4 @@
-"""The belief before seeing: from the recurrent state and the last context to a mixture over the next latent.
+"""The belief before seeing: from the recurrent state to a mixture over the next latent.
 
 A truncated Dirichlet-process mixture of Gaussians (DPGMM), amortised. Generative side: concentration α ~ Gamma, sticks
 v_k ~ Beta(1, α), weights π from the sticks, z ~ Σ_k π_k N(m_k, s_k). Variational side: q(α) = Gamma and q(v_k) =
@@ -39,7 +39,8 @@ def soft_clamp(x: Float[Tensor, "*shape"], low: float, high: float) -> Float[Ten
     """`x` between two bounds: the identity well inside, and never without a gradient."""
     x = high - F.softplus(high - x)
     # The second softplus lifts the upper bound by log1p(exp(low - high)); scaled back, the bounds are exact.
-    return low + (high - low) / F.softplus(torch.tensor(high - low)).item() * F.softplus(x - low)
+    lifted = high - low + math.log1p(math.exp(low - high))
+    return low + (high - low) / lifted * F.softplus(x - low)
 
 
 class DPGMMPrior(nn.Module):
@@ -154,15 +155,19 @@ class DPGMMPrior(nn.Module):
 
     @torch.no_grad()
     def relocate(
-        self, latents: Float[Tensor, "*batch latent"], mixture: MixturePrior, decay: float = 0.98
+        self,
+        latents: Float[Tensor, "*batch latent"],
+        mixture: MixturePrior,
+        decay: float = 0.98,
+        unless: Bool[Tensor, ""] | None = None,
     ) -> Bool[Tensor, ""]:
         """Move one component to where it explains these latents better, if there is such a move; say whether it moved.
 
         To be called between updates, after the optimizer's step, with the step's posterior samples (clips first, so
         that some clips judge what others propose) and their mixture: parameters change in place. `decay` is that of
-        the running mean of the components' use, over calls. See `aime.belief.relocation`.
+        the running mean of the components' use, over calls. Nothing moves where `unless` is true, which a GPU need not
+        be waited for. See `aime.belief.relocation`.
         """
         inner = mixture.moved(-self.offset / self.scale, 1 / self.scale)
-        return relocation.relocate(
-            self.means, self.log_vars, self.usage, self.standardised(latents.to(inner.means.dtype)), inner, decay
-        )
+        latents = self.standardised(latents.to(inner.means.dtype))
+        return relocation.relocate(self.means, self.log_vars, self.usage, latents, inner, decay, unless)

@@ -71,6 +71,7 @@ def relocate(
     latents: Float[Tensor, "*batch latent"],
     mixture: MixturePrior,
     decay: float,
+    unless: Bool[Tensor, ""] | None = None,
 ) -> Bool[Tensor, ""]:
     """Update `usage` and make the most gainful move, if any, both in place; see `DPGMMPrior.relocate`.
 
@@ -95,16 +96,19 @@ def relocate(
     move = Move.unpack(packed, latent)
     # Written whether or not the move is made, so that no value has to be fetched from the device.
     accepted = move.gain > MARGIN
+    if unless is not None:
+        accepted = accepted & ~unless
+    mover, sibling = move.mover.reshape(1), move.sibling.reshape(1)
     for head, mover_change, sibling_change in (
         (mean_head, move.mover_shift, move.sibling_shift),
         (log_var_head, move.mover_log_var, move.sibling_log_var),
     ):
         weight, bias = head.weight.view(components, latent, -1), head.bias.view(components, latent)
-        weight[move.mover] = torch.where(accepted, weight[move.sibling], weight[move.mover])
-        bias[move.mover] = torch.where(accepted, bias[move.sibling] + mover_change, bias[move.mover])
-        bias[move.sibling] += torch.where(accepted, sibling_change, 0.0)
+        weight[mover] = torch.where(accepted, weight[sibling], weight[mover])
+        bias[mover] = torch.where(accepted, bias[sibling] + mover_change, bias[mover])
+        bias[sibling] += torch.where(accepted, sibling_change, 0.0)
     # A component that has moved is given time to prove itself.
-    usage[move.mover] = torch.where(accepted, 1 / components, usage[move.mover])
+    usage[mover] = torch.where(accepted, 1 / components, usage[mover])
     return accepted
 
 
@@ -169,7 +173,7 @@ def best_move(opinion: Opinion, proposers: slice, judges: slice, movable: Bool[T
     # A join leaves the sibling where it is; a split displaces it too.
     allowed = movable[:, None] & torch.cat([torch.ones_like(movable), movable[sibling]])
     gains = gains.masked_fill(~allowed | (everyone[:, None] == siblings), -torch.inf).flatten()
-    best = gains.argmax()
+    best = gains.argmax()[None]  # an index of no dimension would be fetched from the device
     mover, place = best // len(siblings), best % len(siblings)
     nowhere = opinion.z.new_zeros(len(movable), opinion.z.shape[-1])
     changes = (splits.mover_shift, splits.mover_log_var, splits.sibling_shift, splits.sibling_log_var)

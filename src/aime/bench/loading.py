@@ -24,8 +24,7 @@ EPISODES, LENGTH = 8, 250
 def measure_loading(subject: Subject, rounds: int, data_dir: Path | None = None) -> Iterator[Figure]:
     """Windows that one process reads, in turns with training steps. `aime train` reads ahead in two beside a GPU."""
     with store_at(data_dir, subject.config.model.input_dim) as store:
-        time = subject.config.model.sequence_length
-        stream = BatchStream(WindowDataset(store, "train", time), subject.clips, seed=0)
+        stream = batches(store, subject)
         runs = {"load": lambda: [next(stream) for _ in range(BATCHES)], "step": subject.stepper()}
         times = take_turns(runs, rounds, subject.device)
         kept = sum(shard.bytes for shard in store.index.shards) / (3 * store.frames * store.image_size**2)
@@ -33,6 +32,15 @@ def measure_loading(subject: Subject, rounds: int, data_dir: Path | None = None)
     yield Figure.rate("windows read", BATCHES * subject.clips, "windows/s", times["load"], note=note)
     yield Figure.rate("windows eaten", subject.clips, "windows/s", times["step"])
     yield Figure.ratio("read against eaten", times["step"], times["load"], scale=BATCHES)
+
+
+def batches(store: EpisodeStore, subject: Subject) -> BatchStream:
+    """The batches of a training step, from a store.
+
+    Raises:
+        DataError: it has fewer windows than a batch, or its episodes are shorter than a window.
+    """
+    return BatchStream(WindowDataset(store, "train", subject.config.model.sequence_length), subject.clips, seed=0)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from aime.bench.compare import measure_balance, measure_peer
 from aime.bench.config import CLIPS, BenchConfig, Section
 from aime.bench.figures import Figure, NotMeasured
 from aime.bench.growth import measure_growth
-from aime.bench.loading import measure_loading
+from aime.bench.loading import batches, measure_loading
 from aime.bench.memory import OUT_OF_MEMORY
 from aime.bench.pillars import measure_pillars
 from aime.bench.probe import FLOP, machine, precisions, probe
@@ -24,6 +24,7 @@ from aime.bench.table import Report
 from aime.bench.watching import measure_parallel, measure_streaming
 from aime.config import TrainConfig
 from aime.config import replace as changed
+from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.presets import preset_config
 from aime.training.device import resolve_device, resolve_precision
@@ -47,7 +48,7 @@ def measure(config: BenchConfig) -> Report:
 
     Raises:
         ConfigError: the settings do not fit each other, or this device.
-        DataError: `data_dir` holds no store, or a broken one.
+        DataError: `data_dir` holds no store, a broken one, or too few windows; nothing is measured then.
     """
     device = resolve_device(config.device)
     if config.threads is not None:
@@ -55,6 +56,11 @@ def measure(config: BenchConfig) -> Report:
     if config.precision not in ("auto", *precisions(device)):
         raise ConfigError(f"precision {config.precision} is not supported by this GPU; take float32 or auto")
     subjects = [_subject(name, config, device) for name in config.presets]
+    if config.data_dir is not None and "loading" in config.only:
+        store = EpisodeStore.open(config.data_dir)
+        for subject in subjects:
+            batches(store, subject)
+        store.close()
     found = machine(device)
     figures = list(_probed("before", device))
     for subject in subjects:

@@ -40,7 +40,7 @@ class ImagineFlags:
     seed: int = 0
     """Decides what is drawn at random."""
     clip: int = 0
-    """Which of the held-out clips to begin from, counted from 0."""
+    """Which of the held-out clips to begin from, counted from 0; they take turns over the episodes."""
     split: Literal["train", "validation", "test"] = "test"
     """The episodes that clips are taken from."""
     data_dir: Path | None = None
@@ -122,10 +122,13 @@ def own_actions(flags: ImagineFlags, size: int) -> Tensor:
     if path.suffix != ".npy":
         raise ConfigError(f"--actions must be data, zero, random or a .npy file, not {flags.actions!r}")
     try:
-        array = np.load(path, allow_pickle=False)
+        # Not np.load: that opens archives by any name, too.
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a NumPy array: {error}") from error
-    if array.ndim != 2 or array.shape[1] != size or not np.issubdtype(array.dtype, np.number):
+    shaped = array.ndim == 2 and len(array) > 0 and array.shape[1] == size
+    if not shaped or not np.issubdtype(array.dtype, np.number):
         raise DataError(f"{path} must hold numbers of shape (frames, {size}), not {array.dtype} of {array.shape}")
     if not np.abs(array).max(initial=0) <= 1:
         raise DataError(f"{path} must hold actions in [-1, 1], but they span [{array.min():.4g}, {array.max():.4g}]")

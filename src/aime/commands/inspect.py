@@ -29,7 +29,7 @@ class InspectFlags:
     context_frames: int = 8
     """Frames to watch before the dream."""
     clip: int = 0
-    """Which of the held-out clips, counted from 0."""
+    """Which of the held-out clips, counted from 0; they take turns over the episodes."""
     split: Literal["train", "validation", "test"] = "test"
     """The episodes that clips are taken from."""
     data_dir: Path | None = None

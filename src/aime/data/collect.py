@@ -44,7 +44,7 @@ class CollectConfig:
     renderer: RendererName = "auto"
     """What draws the frames; auto takes the first that works."""
     image_size: int = 64
-    """Height and width of a frame in pixels."""
+    """Height and width of a frame in pixels: a multiple of 16, as models take them."""
     action_repeat: int = 2
     """Control steps for which an action is held; one frame is kept of each."""
     seed: int = 0
@@ -65,8 +65,8 @@ class CollectConfig:
         for name in ("test_episodes", "seed", "workers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 16 <= self.image_size <= 1024:
-            raise ConfigError(f"image_size must be from 16 to 1024 pixels, got {self.image_size}")
+        if not 16 <= self.image_size <= 1024 or self.image_size % 16:
+            raise ConfigError(f"image_size must be a multiple of 16 from 16 to 1024, got {self.image_size}")
         for kind, value, valid in (("policy", self.policy, PolicyName), ("renderer", self.renderer, RendererName)):
             if value not in get_args(valid):
                 raise unknown(kind, value, get_args(valid))

@@ -11,7 +11,9 @@ depend on the number of worker processes, and nothing is carried from one window
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
@@ -209,14 +211,20 @@ def make_loader(
         multiprocessing_context="spawn",
         persistent_workers=True,
         prefetch_factor=4,
+        worker_init_fn=_leave_ctrl_c_to_the_parent,
     )
+
+
+def _leave_ctrl_c_to_the_parent(worker: int) -> None:
+    """A terminal's Ctrl-C reaches the workers, too, and the parent could not even save its work if one of them died."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class BatchStream:
     """Batches without end, epoch after epoch, that can be resumed to the window.
 
-    `epoch` and `position` count what was handed out, not what was read ahead. Use it as an iterator, or with `with` so
-    that the workers go when it ends.
+    `epoch` and `position` count what was handed out, not what was read ahead. Use it as an iterator; `close` it, or use
+    it with `with`, so that the workers go at once and not when it is garbage-collected.
 
     Raises:
         DataError: an epoch has fewer windows than a batch.
@@ -243,7 +251,8 @@ class BatchStream:
                 f"{dataset.sequence_length} frames, fewer than a batch of {self._step}: collect more episodes, or make "
                 "the batch or the windows smaller"
             )
-        self._loader = make_loader(dataset, self.sampler, batch_size, workers, pin_memory)
+        self._make_loader = partial(make_loader, dataset, self.sampler, batch_size, workers, pin_memory)
+        self._loader = self._make_loader()
         self._batches: Iterator[Item] | None = None
         self.load_state_dict({"epoch": epoch, "position": position})
 
@@ -262,6 +271,17 @@ class BatchStream:
         self.position = int(state["position"])
         self.sampler.set_epoch(self.epoch, self.position)
         self._batches = None
+
+    def close(self) -> None:
+        """Lets the workers go. The stream stays where it is; asking it for a batch begins with new ones."""
+        self.load_state_dict(self.state_dict())
+        self._loader = self._make_loader()  # the workers went with the old one's iterator
+
+    def __enter__(self) -> BatchStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __iter__(self) -> BatchStream:
         return self

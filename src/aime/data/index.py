@@ -114,14 +114,24 @@ class StoreIndex:
 def assign_splits(episodes: Sequence[EpisodeRecord]) -> dict[int, str]:
     """The split of each episode id: eight in ten for training, one for validation, one for testing.
 
-    An episode keeps its split when more are added after it. A split that the source recorded is kept; otherwise the
-    split follows from the episode's id, or from its place in the order of the ids where the ids at hand would leave a
-    split empty. With three episodes or more no split is empty.
+    The split follows from the episode's id, or from its place in the order of the ids where the ids at hand would leave
+    a split empty. So an episode keeps its split when more are added after it, and with three episodes or more no split
+    is empty.
+
+    A split that the source recorded is kept, and may leave another empty, with one exception: where all but validation
+    or all but test is there, the one that is missing takes every second episode of the other, if that has two or more.
     """
     by_id = {episode.id: episode.split or _split_of(episode.id) for episode in episodes}
-    if any(episode.split for episode in episodes) or set(by_id.values()) == set(SPLITS):
+    missing = set(SPLITS) - set(by_id.values())
+    if not missing:
         return by_id
-    return {id: _split_of(place) for place, id in enumerate(sorted(by_id))}
+    if not any(episode.split for episode in episodes):
+        return {id: _split_of(place) for place, id in enumerate(sorted(by_id))}
+    for lacking, other in (("validation", "test"), ("test", "validation")):
+        if missing == {lacking}:
+            shared = sorted(id for id, split in by_id.items() if split == other)
+            by_id |= dict.fromkeys(shared[1::2], lacking)
+    return by_id
 
 
 def _split_of(place: int) -> str:

@@ -11,7 +11,7 @@ reads every byte and compares the checksums.
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,12 +141,22 @@ class EpisodeStore:
             raise unknown("split", name, SPLITS)
         ids = [episode.id for episode in self.episodes if self._splits[episode.id] == name]
         if not ids:
-            few = "episode" if len(self) == 1 else "episodes"
-            raise DataError(
-                f"{self.path} has no episode for the {name} split: it has {len(self)} {few}, and train, validation and "
-                f"test share none. Collect at least {len(SPLITS)}"
-            )
+            raise DataError(f"{self.path} has no episode for the {name} split: {self._why_none()}")
         return ids
+
+    def _why_none(self) -> str:
+        """Why a split is empty, and what to do."""
+        recorded = Counter(episode.split for episode in self.episodes if episode.split)
+        if not recorded:
+            few = "episode" if len(self) == 1 else "episodes"
+            return (
+                f"it has {len(self)} {few}, and train, validation and test share none. Collect at least {len(SPLITS)}"
+            )
+        found = ", ".join(f"{split} {recorded[split]}" for split in SPLITS if recorded[split])
+        return (
+            f"its source recorded the split of its episodes ({found}). Name another --split or --data-dir, or record "
+            "all three splits there; two held-out episodes are enough for both validation and test"
+        )
 
     def episode(self, id: int, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """A whole episode: each column with one row per frame (all columns unless some are named)."""

@@ -106,6 +106,9 @@ class GradientBalancer:
                 [self.parameters[number] for number in reached],
                 retain_graph=retain_graph or position + 1 < len(present),
                 allow_unused=True,
+                # Processes must agree on what they average, though one of them may have drawn nothing that reaches a
+                # parameter.
+                materialize_grads=_processes() > 1,
             )
             own = {
                 number: gradient.to_dense() if gradient.is_sparse else gradient

@@ -1,7 +1,7 @@
 """The adversarial game: hinge losses, feature matching, and a rein on the adversary.
 
     discriminator:  E max(0, 1 − D(real)) + E max(0, 1 + D(fake)) + rein
-    generator:      −E D(fake)   and   Σ_l ‖features_l(fake) − features_l(real)‖₁ / ‖features_l(real)‖₁
+    generator:      −E D(fake)   and   mean_l ‖features_l(fake) − features_l(real)‖₁ / ‖features_l(real)‖₁
 
 The rein is LeCam regularisation (Tseng et al., 2021, arXiv 2104.03310): moving averages remember how the adversary
 judged real and fake clips lately, and it is charged for judging real clips far above its usual fake, or fakes far below

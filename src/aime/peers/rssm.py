@@ -15,7 +15,7 @@ is AIME's; and that rewards and episode ends are not predicted, which AIME does 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,19 +62,13 @@ class PeerOutput:
 
     @classmethod
     def mean(cls, draws: Sequence[PeerOutput]) -> PeerOutput:
-        """The mean of several dreams of the same actions, and of the beliefs that they end with."""
+        """The mean of several dreams of the same actions. Its belief is that at the end of the last one: no state that
+        was ever trained is a mean of several."""
 
-        def of(values: Iterable[Tensor]) -> Tensor:
-            return torch.stack(list(values)).mean(dim=0)
+        def of(name: str) -> Tensor:
+            return torch.stack([getattr(draw, name) for draw in draws]).mean(dim=0)
 
-        ends = [draw.belief for draw in draws]
-        belief = PeerBelief(of(end.hidden for end in ends), of(end.latents for end in ends), ends[0].action)
-        return cls(
-            of(draw.observations for draw in draws),
-            of(draw.hidden for draw in draws),
-            of(draw.latents for draw in draws),
-            belief,
-        )
+        return cls(of("observations"), of("hidden"), of("latents"), draws[-1].belief)
 
     @property
     def reconstructions(self) -> Tensor:
@@ -251,10 +245,11 @@ class RSSM(nn.Module):
                 torch.zeros_like(actions[:, 0]),
             )
         drawn = self.training if sample is None else sample
+        kept = None if is_first is None else (~is_first).to(frames.device, frames.dtype, non_blocking=True)
         hiddens, latents, priors, posteriors = [], [], [], []
         for t in range(time):
-            if is_first is not None:
-                keep = (~is_first[:, t]).to(frames.device, frames.dtype)[:, None]
+            if kept is not None:
+                keep = kept[:, t, None]
                 belief = PeerBelief(belief.hidden * keep, belief.latents * keep, belief.action * keep)
             hidden = self._act(belief.hidden, belief.latents, belief.action)
             prior = self._logits(self.to_prior(hidden))
@@ -287,7 +282,10 @@ def _draw(logits: Tensor, *, sample: bool, generator: torch.Generator | None = N
     shares = logits.exp()
     if sample:
         flat = shares.detach().flatten(0, -2)
-        index = torch.multinomial(flat, 1, generator=generator).view(shares.shape[:-1])
+        # Of exponential races with these rates each class wins in proportion to its share. Unlike `multinomial` this
+        # waits for no GPU, and what is not finite is left to those who look for it.
+        index = (flat / torch.empty_like(flat).exponential_(generator=generator)).argmax(dim=-1)
+        index = index.view(shares.shape[:-1])
     else:
         index = shares.argmax(dim=-1)
     hot = F.one_hot(index, CLASSES).to(shares.dtype)

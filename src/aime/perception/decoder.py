@@ -8,6 +8,7 @@ A dream uses nothing of what it dreams: no feature of the encoder ever gets here
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -55,7 +56,7 @@ class Precision(nn.Module):
         """Modulate features by the relative attention A·G²."""
         with torch.autocast(x.device.type, enabled=False):
             a = self.resize @ relative.float() @ self.resize.T
-            cues = torch.stack([torch.log1p(a) - torch.log(a.new_tensor(2.0)), a / (1 + a) - 0.5], dim=-1)
+            cues = torch.stack([torch.log1p(a) - math.log(2.0), a / (1 + a) - 0.5], dim=-1)
         gain, bias = self.to_film(cues).permute(0, 3, 1, 2).chunk(2, dim=1)
         return x * (1 + gain) + bias
 

@@ -104,7 +104,9 @@ class AblationConfig:
             raise ConfigError(f"minutes must be above zero, got {self.minutes}")
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}")
-        _ = self.protocol  # refuses clips and samples that cannot be
+        if self.clips < 2:
+            raise ConfigError(f"clips must be at least 2 (one has no other's actions to dream with), got {self.clips}")
+        _ = self.protocol  # refuses samples that cannot be
 
     @property
     def protocol(self) -> EvaluationConfig:
@@ -160,9 +162,9 @@ class Worth:
     seeds: int
     """Pairs of runs behind it."""
     curves: dict[str, Curve]
-    """By measure: paired over clips, the mean over the seeds in each clip, with 95% intervals over clips."""
+    """By measure: paired over clips, the mean over the seeds in each clip, with 95% intervals over episodes."""
     by_seed: list[float]
-    """Moving PSNR for each seed alone: how far these lie from each other, the interval over clips does not know."""
+    """Moving PSNR for each seed alone: how far these lie from each other, the interval over episodes does not know."""
     state_r2: float
     """Mean over the seeds, without an interval."""
     nll: float
@@ -214,7 +216,7 @@ def _report(
     if found:
         text += [
             "The full model less the one without the pillar, in dB of moving PSNR unless the head says otherwise, with "
-            "paired 95% intervals over clips. Above zero the pillar is worth having; below, where it is NLL.",
+            "paired 95% intervals over episodes. Above zero the pillar is worth having; below, where it is NLL.",
             table.markdown(_HEAD, map(_said, found)),
         ]
     rows = [

@@ -87,7 +87,9 @@ class BenchmarkConfig:
             value: float | None = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} must be above zero, got {value}")
-        _ = self.protocol  # refuses clips and samples that cannot be
+        if self.clips < 2:
+            raise ConfigError(f"clips must be at least 2 (one has no other's actions to dream with), got {self.clips}")
+        _ = self.protocol  # refuses samples that cannot be
 
     @property
     def protocol(self) -> EvaluationConfig:

@@ -29,8 +29,8 @@ HEAD = (
 """Columns of the table of runs."""
 
 LEGEND = (
-    "Moving PSNR is the mean of dreams over horizons with its 95% interval over clips, then at single horizons; over "
-    "copy last, reconstruction and loss by shuffling are of it, too. NLL is a bound in nats per dimension."
+    "Moving PSNR is the mean of dreams over horizons with its 95% interval over episodes, then at single horizons; "
+    "over copy last, reconstruction and loss by shuffling are of it, too. NLL is a bound in nats per dimension."
 )
 
 

@@ -1,7 +1,8 @@
 """Checkpoints: a folder that is there whole or not at all, and in which nothing is ever unpickled.
 
     step-00000100/
-        model.safetensors        weights and buffers, by name
+        model.safetensors        weights and buffers, by name: of a run, the weights' moving average
+        learning.safetensors     the weights as they were learning, which a run goes on with
         optimizer.safetensors    both optimizers' moments, by the names of their parameters
         balancer.safetensors     what the balancer remembers
         config.yaml              the settings of the run
@@ -35,7 +36,7 @@ from aime.training.tensor_tree import SEPARATOR, join_tree, load_optimizer_tenso
 
 FORMAT, FORMAT_VERSION = "aime-checkpoint", 1
 MODEL, OPTIMIZER, BALANCER = "model.safetensors", "optimizer.safetensors", "balancer.safetensors"
-MEMORY = "memory.safetensors"
+MEMORY, LEARNING = "memory.safetensors", "learning.safetensors"
 CONFIG, STATE = "config.yaml", "state.json"
 
 
@@ -47,6 +48,7 @@ def save_checkpoint(
     optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
     balancer: Any = None,
     memory: Memory | None = None,
+    learning: Mapping[str, Tensor] | None = None,
     state: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> Path:
@@ -59,6 +61,7 @@ def save_checkpoint(
         optimizers: by name.
         balancer: anything with a `state_dict()` of tensors and JSON values.
         memory: the frames and latents that are rehearsed on.
+        learning: the weights that learn, by name, where `model` has their average in place.
         state: what else belongs to a run, as JSON values ("step" among them).
         half: the model's weights in half precision, but for those too large for it: to share, not to train on.
 
@@ -81,6 +84,8 @@ def save_checkpoint(
         tensors[BALANCER], plain = split_tree(balancer.state_dict())
     if memory is not None:
         tensors[MEMORY] = memory.state_dict()
+    if learning is not None:
+        tensors[LEARNING] = dict(learning)
 
     writing = folder.with_name(f".writing-{folder.name}")
     with disk_errors(f"checkpoint {folder.name}", folder.parent, "the last whole checkpoint there is untouched"):
@@ -164,7 +169,7 @@ class Checkpoint:
         balancer: Any,
         memory: Memory | None = None,
     ) -> None:
-        """Give the optimizers, the balancer and the memory back what they were.
+        """Give the optimizers, the balancer and the memory back what they were, and the model the weights that learn.
 
         Raises:
             CheckpointError: the checkpoint holds a model alone, so that it can be used but not trained on.
@@ -181,6 +186,8 @@ class Checkpoint:
         balancer.load_state_dict(join_tree(self._tensors(BALANCER), self.state["balancer"]))
         if memory is not None:
             memory.load_state_dict(self._tensors(MEMORY), next(model.parameters()).device)
+        if LEARNING in self.state["files"]:
+            model.load_state_dict(self._tensors(LEARNING), strict=False)
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         try:

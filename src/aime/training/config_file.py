@@ -59,12 +59,13 @@ def to_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=False)
 
 
-def from_yaml(text: str, source: str | Path = "config.yaml") -> TrainConfig:
+def from_yaml(text: str, source: str | Path = "config.yaml", world_model: str | None = None) -> TrainConfig:
     """The settings that a YAML text holds.
 
     Args:
         text: what `to_yaml` wrote, or a part of it; settings left out keep the values of its ``preset``.
         source: the file's name, for messages.
+        world_model: stronger than what the text says; what it leaves out is then this model's.
 
     Raises:
         ConfigError: not YAML, or an unknown setting (with the nearest known ones), or a value of the wrong kind.
@@ -89,6 +90,8 @@ def from_yaml(text: str, source: str | Path = "config.yaml") -> TrainConfig:
         if name not in owner:
             raise ConfigError(f"{source}: {unknown('setting', name, owner)}")
         changes[owner[name]][name] = _convert(value, hints[name], name, source)
+    if world_model is not None:
+        changes[""]["world_model"] = world_model
     try:
         config = preset_config(changes[""].get("preset", "base"), changes[""].get("world_model", "aime"))
         parts = {group: replace(getattr(config, group), **changes[group]) for group in groups}
@@ -97,10 +100,10 @@ def from_yaml(text: str, source: str | Path = "config.yaml") -> TrainConfig:
         raise ConfigError(f"{source}: {error}") from error
 
 
-def read_config(path: Path) -> TrainConfig:
-    """The settings in a file."""
+def read_config(path: Path, world_model: str | None = None) -> TrainConfig:
+    """The settings in a file; see `from_yaml`."""
     try:
-        return from_yaml(path.read_text(encoding="utf-8"), path)
+        return from_yaml(path.read_text(encoding="utf-8"), path, world_model)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no settings file {path}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -19,6 +19,10 @@ from aime.training.runs import is_checkpoint, latest_in
 
 BUNDLED = Path(aime.__file__).resolve().parents[2] / "pretrained"
 """Models that come with AIME: pretrained/<name>/ is a checkpoint folder, and `aime.load("<name>")` loads it."""
+EPISODES = "episodes"
+"""Folder of the episodes that come with a shared model, inside its own."""
+FILES = {".pt", ".ckpt", ".pth", ".npy", ".npz", ".hdf5", ".h5", ".safetensors", ".yaml", ".json"}
+"""Ends of names that are a file's, not a model's on the hub; there a dot may be part of the name."""
 
 
 def load(name: str | Path, device: str | torch.device = "cpu") -> Any:
@@ -63,7 +67,7 @@ def locate(name: str | Path) -> Path:
 def _is_hub_name(name: str) -> bool:
     """owner/model, where that is not plainly a path: runs/humanoid-walk, or something in a folder that is here."""
     owner, _, model = name.partition("/")
-    plain = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and Path(model).suffix == ""
+    plain = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and Path(model).suffix.lower() not in FILES
     return plain and owner != "runs" and not Path(owner).exists()
 
 
@@ -78,7 +82,7 @@ def _download(name: str) -> Path:
             "pip install 'aime[hub]'"
         ) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=[MODEL, CONFIG, STATE]))
+        return Path(snapshot_download(name, allow_patterns=[MODEL, CONFIG, STATE, f"{EPISODES}/*"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

@@ -54,13 +54,17 @@ class Ring(Generic[Remembered]):
     @torch.no_grad()
     def add(self, batch: Remembered, bad: Bool[Tensor, ""]) -> None:
         """Remember a batch in place of the oldest, unless it is `bad`. A batch of another shape makes it start anew."""
+        if not bad.is_cuda and bad:
+            return
         new = asdict(batch)
         if {name: x.shape for name, x in new.items()} != {name: x.shape[1:] for name, x in self._ring.items()}:
             self._ring = {name: x.new_zeros(self.batches, *x.shape) for name, x in new.items()}
             self._added = 0
         place = self._added % self.batches
         for name, value in new.items():
-            slot = self._ring[name][place]
+            slot, last = self._ring[name][place], self._ring[name][place - 1]
+            if bad.is_cuda and self._added < self.batches:  # nothing is there to stay: the last one is held twice
+                slot.copy_(last)
             # What stays on the host while a GPU computes holds no results that could be bad; it is not waited for.
             slot.copy_(torch.where(bad, slot, value) if bad.device == slot.device else value)
         self._added += 1
@@ -70,7 +74,11 @@ class Ring(Generic[Remembered]):
         chosen = torch.randint(len(self), (rows,))
         batches = (self._added - 1 - chosen // self.batch_size) % self.batches
         places = chosen % self.batch_size
-        return self.kind(**{n: x[batches.to(x.device), places.to(x.device)] for n, x in self._ring.items()})
+        at = {
+            device: (batches.to(device, non_blocking=True), places.to(device, non_blocking=True))
+            for device in {x.device for x in self._ring.values()}
+        }
+        return self.kind(**{name: x[at[x.device]] for name, x in self._ring.items()})
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a resumed run needs to go on as if it had never stopped."""

@@ -63,6 +63,22 @@ class MetricsLog:
             self._wandb.finish()
 
 
+def require_wandb() -> Any:
+    """The package wandb.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "--wandb needs the package wandb, which is not installed: pip install 'aime[wandb]', or train without it: "
+            "--no-wandb (metrics.jsonl and TensorBoard hold the same numbers)"
+        ) from error
+    return wandb
+
+
 def drop_after(path: Path, step: int) -> None:
     """Cut a log off behind its last whole line of a step up to `step`."""
     if not path.exists():
@@ -99,14 +115,7 @@ def _tensorboard(folder: Path, from_step: int) -> Any:
 
 
 def _wandb(folder: Path, config: TrainConfig, identity: str) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ConfigError(
-            "--wandb needs the package wandb, which is not installed: pip install 'aime[wandb]', or leave --wandb out "
-            "(metrics.jsonl and TensorBoard hold the same numbers)"
-        ) from error
     flat = {name: str(value) if isinstance(value, Path) else value for name, value in settings(config).items()}
-    return wandb.init(
+    return require_wandb().init(
         project="aime", name=folder.name, id=identity or None, resume="allow", dir=str(folder), config=flat
     )

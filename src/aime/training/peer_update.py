@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from aime.config import TrainConfig
 from aime.peers import RSSM
+from aime.training.average import WeightAverage
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard
@@ -37,6 +38,7 @@ class PeerUpdater:
         self._world = world or World()
         self.balancer = Unbalanced()
         self.memory = None
+        self.average = WeightAverage(model, self._config.average_power)
         rate, decay = self._config.learning_rate, self._config.weight_decay
         adam = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
         self.optimizers: dict[str, torch.optim.Optimizer] = {"model": adam}
@@ -63,6 +65,7 @@ class PeerUpdater:
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.step()
+        self.average.follow()
         self._guard.restore_if(bad)
         broadcast_from_first(self.model.buffers(), self._world)
         return Outcome(scalars, finite, bad, None)

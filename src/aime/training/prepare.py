@@ -52,12 +52,12 @@ def open_episodes(config: TrainConfig, run: RunFolder, checkpoint: Checkpoint | 
 
     Raises:
         DataError: they are of another task, or broken.
-        ConfigError: their frames have another size than the model's.
+        ConfigError: their frames have another size than the model's, or they would be collected shorter than a window.
         CheckpointError: they are not those that the run was trained on, or their actions have another size.
     """
     data, size = config.data, config.model.input_dim
     if world.writes:
-        ensure_episodes(data, size, config.seed)
+        ensure_episodes(data, size, config.seed, config.model.sequence_length)
     wait_for_all(world)
     store = EpisodeStore.open(data.data_path)
     if store.task != data.env and data.data_dir is None:
@@ -80,11 +80,22 @@ def open_episodes(config: TrainConfig, run: RunFolder, checkpoint: Checkpoint | 
     return store
 
 
-def ensure_episodes(data: DataConfig, image_size: int, seed: int) -> None:
+def ensure_episodes(data: DataConfig, image_size: int, seed: int, sequence_length: int) -> None:
     """Collect `data.episodes` episodes of the task if the folder holds none, or holds what a stopped run began.
 
     Episodes that are there for another reason are taken as they are, however few.
+
+    Raises:
+        ConfigError: no such task, or the episodes would be shorter than a window; nothing is collected then.
     """
+    if _is_collected(data.data_path):
+        return
+    if data.episode_length < sequence_length:
+        raise ConfigError(
+            f"--episode-length {data.episode_length} is shorter than a training clip of --sequence-length "
+            f"{sequence_length}, so nothing could be learned from the episodes to collect; give at least "
+            f"--episode-length {sequence_length}, or a shorter --sequence-length"
+        )
     ensure_collected(
         CollectConfig(
             env=data.env,
@@ -107,8 +118,7 @@ def ensure_collected(config: CollectConfig) -> None:
         ConfigError: no such task; that is found out before anything else is done.
     """
     folder = config.folder
-    mark = folder / BEGUN
-    if (folder / INDEX_NAME).is_file() and not mark.exists():
+    if _is_collected(folder):
         return
     require_tasks(config.env)
     log.info("collecting %d episodes of %s into %s first", config.episodes, config.env, folder)
@@ -122,6 +132,11 @@ def ensure_collected(config: CollectConfig) -> None:
 
         store = collect(config, tell)
     log.info("%s holds %d episodes, %d frames", folder, len(store), store.frames)
+
+
+def _is_collected(folder: Path) -> bool:
+    """Whether a folder holds episodes, and not a part of those that were begun here."""
+    return (folder / INDEX_NAME).is_file() and not (folder / BEGUN).exists()
 
 
 @contextmanager

@@ -114,6 +114,21 @@ class RunFolder:
                 return folder
         return None
 
+    def to_go_on_from(self) -> Path | None:
+        """The newest checkpoint of which every byte is right; None for a run that has not saved any.
+
+        Raises:
+            CheckpointError: there are checkpoints, but all are broken. To begin anew beside them would empty the log.
+        """
+        found = self.find_latest(thorough=True)
+        if found is None and (broken := _steps(self.checkpoints)):
+            many = f"none of the {len(broken)} checkpoints" if len(broken) > 1 else f"checkpoint {broken[0].name}"
+            raise CheckpointError(
+                f"{many} in {self.checkpoints} can be read, so the run in {self.path} cannot go on; move {self.path} "
+                "away to begin it anew, or name another --run-dir"
+            )
+        return found
+
     def make_room(self, step: int) -> Path:
         """Where to write the checkpoint of a step; a broken one in its place is moved aside, not deleted."""
         folder = self.checkpoint(step)
@@ -124,10 +139,15 @@ class RunFolder:
             folder.rename(aside)
         return folder
 
-    def prune(self, keep: int) -> None:
-        """Delete all whole checkpoints but the newest `keep`; 0 keeps all. What is not whole is not touched."""
-        whole = [folder for folder in _steps(self.checkpoints) if is_whole(folder)]
-        for folder in whole[:-keep] if keep else []:
+    def prune(self, keep: int, saved: int) -> None:
+        """Delete all whole checkpoints but the newest `keep`; 0 keeps all. What is not whole is not touched.
+
+        Args:
+            saved: the step of the checkpoint that was just saved, the newest. Those of later steps, which the run did
+                not go on from because their content is wrong, are neither counted nor touched.
+        """
+        older = [folder for folder in _steps(self.checkpoints) if _step(folder) < saved and is_whole(folder)]
+        for folder in older[: max(0, len(older) + 1 - keep)] if keep else []:
             remove_folder(folder)
 
     def describe(self, config: TrainConfig, store: EpisodeStore, *, parameters: int) -> str:
@@ -218,7 +238,11 @@ def _steps(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [p for p in folder.iterdir() if re.fullmatch(r"step-\d+", p.name) and p.is_dir()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    return sorted(found, key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def is_checkpoint(folder: Path) -> bool:

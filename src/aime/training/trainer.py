@@ -30,7 +30,7 @@ from aime.training.guard import NotFinite, SkippedSteps, diagnosis
 from aime.training.heldout import heldout_clips, look, picture_clip
 from aime.training.locate import locate
 from aime.training.meter import MeanMeter
-from aime.training.metrics import MetricsLog
+from aime.training.metrics import MetricsLog, require_wandb
 from aime.training.prepare import open_episodes, resolve_settings
 from aime.training.progress import Display, Pace
 from aime.training.random_state import random_state, restore_random_state, seed_everything
@@ -82,7 +82,9 @@ class Trainer:
     def __init__(self, config: TrainConfig, world: World | None = None) -> None:
         self.world = world or World()
         self.folder = RunFolder(config.run_path)
-        found = self.folder.find_latest(thorough=True)
+        if config.wandb and self.world.writes:  # before it is written down, or anything is collected
+            require_wandb()
+        found = self.folder.to_go_on_from()
         checkpoint = None if found is None else load_checkpoint(found, thorough=False)
         self.device = resolve_device(config.device)
         self.config = resolve_settings(config, self.folder, checkpoint, self.device)
@@ -121,8 +123,6 @@ class Trainer:
     def run(self) -> None:
         """Train up to `max_steps`, or until somebody wishes it to stop."""
         config, began = self.config, self.step
-        if self.step >= config.max_steps:
-            log.info("%s is at step %d already; raise --max-steps to train it further", self.folder.path, self.step)
         display = Display(config.data.env, self.step, config.max_steps, shown=self.world.writes)
         with stop_on_signal() as wish, display.running():
             while self.step < config.max_steps and self.time_over < 1 and not self._stop(wish):
@@ -186,7 +186,8 @@ class Trainer:
     def look(self) -> None:
         """Log how the model does on held-out clips."""
         if self._heldout is not None and self.log is not None:
-            self.log.write(self.step, look(self.model, self._heldout))
+            with self.updater.average.in_place():
+                self.log.write(self.step, look(self.model, self._heldout))
 
     def save(self) -> None:
         """Write the checkpoint of this step, and delete those that are too old; rank 0 does."""
@@ -204,16 +205,18 @@ class Trainer:
             "skipped": self.skipped.state_dict(),
             "elapsed_seconds": self.pace.elapsed,
         }
-        self._newest = save_checkpoint(
-            self.folder.make_room(self.step),
-            self.model,
-            self.config,
-            optimizers=self.updater.optimizers,
-            balancer=self.updater.balancer,
-            memory=self.updater.memory,
-            state=state,
-        )
-        self.folder.prune(self.config.keep_checkpoints)
+        with self.updater.average.in_place():
+            self._newest = save_checkpoint(
+                self.folder.make_room(self.step),
+                self.model,
+                self.config,
+                optimizers=self.updater.optimizers,
+                balancer=self.updater.balancer,
+                memory=self.updater.memory,
+                learning=self.updater.average.learning(),
+                state=state,
+            )
+        self.folder.prune(self.config.keep_checkpoints, self.step)
 
     def draw(self) -> list[Path]:
         """Draw what the model sees, attends to, believes and dreams, and the curves of the run."""
@@ -222,13 +225,18 @@ class Trainer:
             return []
         observations, actions, is_first = (clip[n].to(self.device) for n in ("observations", "actions", "is_first"))
         folder = self.folder.pictures / f"step-{self.step:08d}"
-        with disk_errors("the pictures", self.folder.pictures), torch.random.fork_rng(self._gpus):
+        with (
+            disk_errors("the pictures", self.folder.pictures),
+            torch.random.fork_rng(self._gpus),
+            self.updater.average.in_place(),
+        ):
             context = max(1, self.config.model.sequence_length // 2)
             drawn = write_run_pictures(self.model, observations, actions, is_first, folder, context_frames=context)
             return drawn + (plot_metrics(self.folder.path) if self.folder.metrics.is_file() else [])
 
     def close(self) -> None:
-        """Finish the log."""
+        """Finish the log, and let the readers of the data go."""
+        self.stream.close()
         if self.log is not None:
             self.log.close()
 
@@ -289,6 +297,15 @@ class Trainer:
                 log.info("%g minutes are over at step %d: done", config.max_minutes, self.step)
             else:
                 log.info("step %d of %d: done; a higher --max-steps trains it further", self.step, config.max_steps)
+        elif self.step >= config.max_steps:
+            log.info("%s is at step %d already; raise --max-steps to train it further", self.folder.path, self.step)
+        else:
+            log.info(
+                "the %g minutes of %s are over, at step %d; raise --max-minutes to train it further",
+                config.max_minutes,
+                self.folder.path,
+                self.step,
+            )
         asked = config.save_visualizations or config.visualize_attention
         drawn = self.draw() if self.step > began or asked else []
         if drawn:
@@ -313,6 +330,7 @@ class Trainer:
         """Put everything where the checkpoint left it; its step, and the seconds it took until there."""
         state = checkpoint.state
         checkpoint.restore_model(self.model)
+        self.updater.average.restart(checkpoint.step)
         checkpoint.restore_training(self.model, self.updater.optimizers, self.updater.balancer, self.updater.memory)
         self.stream.load_state_dict(state["data"])
         self.meter.load_state_dict(state["meter"])

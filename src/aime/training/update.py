@@ -15,9 +15,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from aime.config import TrainConfig, replace
+from aime.learning import discriminator_loss
 from aime.learning.balancers import GradientBalancer
-from aime.lesson import spread_out, studied_clips
-from aime.outputs import SequenceOutput
+from aime.lesson import placed, spread_out
+from aime.outputs import Judged, SequenceOutput
 from aime.rehearsal import (
     Glimpses,
     Recollection,
@@ -26,6 +27,7 @@ from aime.rehearsal import (
     rehearse_dynamics,
     rehearse_perception,
 )
+from aime.training.average import WeightAverage
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard
@@ -88,6 +90,7 @@ class Updater:
         }
         self._peaks = {"model": settings.learning_rate, "discriminator": settings.discriminator_learning_rate}
         self.memory = Memory()
+        self.average = WeightAverage(model, settings.average_power)
         self._guard = BufferGuard(model)
 
     def step(self, batch: Mapping[str, Tensor], *, lr_factor: float, beta: float) -> Outcome:
@@ -122,13 +125,15 @@ class Updater:
             self._apply("model", bad)
             if against is not None:
                 self._apply("discriminator", bad)
-                self._critic_again(batch["observations"], output, bad)
+            if output.judged is not None:
+                self._critic_again(output.judged, bad)
             self.model.prior.follow(output.latents.detach())
             self._remember(batch, output, bad)
             self._rehearse(beta, bad)
             # An idle component of the mixture moves where it is needed, which gradients alone do not make it do.
             if self.balancer.step % RELOCATE_EVERY == 0:
-                self.model.prior.relocate(output.latents.detach(), output.prior.detach())
+                self.model.prior.relocate(output.latents.detach(), output.prior.detach(), unless=bad)
+        self.average.follow()
         self._guard.restore_if(bad)
         broadcast_from_first(self.model.buffers(), self._world)
         return Outcome(scalars, finite, bad, balance)
@@ -138,7 +143,7 @@ class Updater:
         seen = (output.latent_mean, output.latent_log_var, output.context, batch["actions"], batch["is_first"])
         self.memory.clips.add(Recollection(*(x.detach() for x in seen)), bad)
         frames = batch["observations"]
-        at = spread_out(frames.shape[1], self.config.loss)
+        at = placed(spread_out(frames.shape[1], self.config.loss), frames)
         shown, context = (x[:, at].flatten(0, 1) for x in (frames, output.context.detach()))
         self.memory.frames.add(Glimpses(shown, context), bad)
 
@@ -172,19 +177,13 @@ class Updater:
             self._apply("model", bad)
         return bad
 
-    def _critic_again(self, real: Tensor, output: SequenceOutput, bad: Tensor) -> None:
-        """The critic's further steps on the same clips (n_critic of them in all)."""
-        if self.config.optimizer.n_critic == 1:
-            return
-        judged = studied_clips(len(real), self.config.loss)
-        with torch.no_grad(), autocast(self.model.device, self._precision):
-            fake = output.reconstruction_mean[:judged]
-        real = real[:judged]
+    def _critic_again(self, judged: Judged, bad: Tensor) -> None:
+        """The critic's further steps on what it has judged once (n_critic of them in all)."""
         for _ in range(self.config.optimizer.n_critic - 1):
             if self._knows(bad):
                 return
             with autocast(self.model.device, self._precision):
-                loss = self.model.discriminator_loss(real, fake)
+                loss, _ = discriminator_loss(self.model.discriminator, judged.real, judged.made.detach())
             norm = self._critic_backward(loss)
             self._apply("discriminator", bad | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite())
 

@@ -19,7 +19,7 @@ BELOW = {
     "watched": PILLARS | {"outputs"},
     "lesson": {"config"},
     "observation": set[str](),
-    "losses": PILLARS | {"config", "lesson", "observation"},
+    "losses": PILLARS | {"config", "lesson", "observation", "outputs"},
     "world_model": PILLARS | {"config", "errors", "inputs", "lesson", "losses", "observation", "outputs", "watched"},
     "presets": {"config", "errors"},
     "bench": {

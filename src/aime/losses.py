@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from aime.attention import (
@@ -35,6 +35,7 @@ from aime.attention import (
 )
 from aime.belief import MixturePrior, compute_kl_divergence_mc
 from aime.config import LossConfig, replace
+from aime.dynamics import changes_of
 from aime.learning import discriminator_loss, generator_loss
 from aime.lesson import Lesson, placed, rollout_length
 from aime.observation import Shown, veil
@@ -156,6 +157,55 @@ def guess_loss(model: WorldModel, mean: Tensor, prior: MixturePrior) -> Float[Te
     return 0.5 * (model.prior.standardised(mean.detach()) - model.prior.standardised(guess)).square().sum(dim=-1)
 
 
+def kinematics_loss(
+    model: WorldModel,
+    mean: Float[Tensor, "batch time latent"],
+    hidden: Float[Tensor, "batch seen hidden"],
+    actions: Float[Tensor, "batch time action"],
+    is_first: Bool[Tensor, "batch time"],
+    steps: int,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch ahead latent"]]:
+    """What teaches kinematics, on latents that were watched: half squared errors in units of the latents' own variance.
+
+    Poses must give latents back, as read and as corrected; the motion must lead to the latents that come true, one
+    frame on while eyes are open and `steps` frames on from the last that was seen; and it must lead there in the pose's
+    own terms, which says more of the motion than a crooked latent does.
+
+    Args:
+        hidden: h after the frames that were seen, the first ones of the clip.
+
+    Returns:
+        The loss, and where motion led at frames 1, 2, … of the clip, in the prior's units.
+    """
+    kinematics = model.kinematics
+    assert kinematics is not None
+    seen = hidden.shape[1]
+    target = model.prior.standardised(mean.detach())
+    pose = kinematics.to_pose(target)
+    changes = changes_of(pose, None, is_first)
+    motion = kinematics.seen(pose[:, :seen], changes[:, :seen], hidden)
+    ahead = kinematics.step(motion, actions[:, :seen])
+    expected = ahead.pose[:, : seen - 1]
+    if steps:
+        led, _ = kinematics.onward(ahead[:, -1], actions[:, seen : seen + steps - 1])
+        expected = torch.cat([expected, led], dim=1)
+    told = kinematics.to_latents(expected)
+    true = slice(1, 1 + expected.shape[1])
+
+    def squared(error: Tensor) -> Tensor:
+        return 0.5 * error.square().sum(dim=-1)
+
+    spread = pose.detach().var(dim=(0, 1), correction=0).mean().clamp_min(1e-4)
+    drift = squared(expected - pose[:, true].detach()) * (target.shape[-1] / pose.shape[-1] / spread)
+    came = squared(told - target[:, true]) + drift
+    loss = squared(kinematics.to_latents(pose) - target).mean()
+    loss = loss + squared(kinematics.to_latents(motion.pose) - target[:, :seen]).mean()
+    for part in (came[:, : seen - 1], came[:, seen - 1 :]):
+        if part.numel():
+            loss = loss + part.mean()
+    return loss, told
+
+
 @dataclass(frozen=True)
 class DreamedFrames:
     """Frames of one dream that were decoded."""
@@ -189,13 +239,16 @@ def dreamed(
         return frames.new_zeros(()), []
     sampled, judged, at = (len(frames) + 1) // 2, lesson.studied, lesson.decoded
 
-    kls, guesses, sampled_kls, nlls, psnrs, dreams = [], [], [], [], [], []
+    kls, guesses, motions, sampled_kls, nlls, psnrs, dreams = [], [], [], [], [], [], []
     for start, belief in zip(lesson.starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
         before = model.onward(belief.hidden, belief.recurrent, ahead)[0]
-        foreseen = model.prior(before)
+        foreseen = model.prior(before, model.led_on(belief, ahead)[0])
         kls.append(_expected(watched, foreseen, start))
         guesses.append(guess_loss(model, watched.latent_mean[:, start + 1 : start + 1 + steps], foreseen).mean())
+        if model.kinematics is not None:
+            seen = watched.hidden[:, : start + 1]
+            motions.append(kinematics_loss(model, watched.latent_mean, seen, actions, watched.first, steps)[0])
         draws = model.dream(belief[:sampled], ahead[:sampled, : settings.sampled_steps], MixturePrior.rsample)
         sampled_kls.append(_expected(watched, draws.prior, start))
         there = at[(at > start) & (at <= start + steps)]
@@ -221,7 +274,11 @@ def dreamed(
     if nlls:
         parts["rollout_nll"] = torch.stack(nlls).mean()
         parts["dream_psnr"] = torch.stack(psnrs).mean()
-    unexpected = parts["rollout_kl"] + parts["sampled_kl"] + settings.lambda_guess * parts["rollout_guess"]
+    guess = parts["rollout_guess"]
+    if motions:
+        parts["kinematics_loss"] = torch.stack(motions).mean()
+        guess = guess + parts["kinematics_loss"]
+    unexpected = parts["rollout_kl"] + parts["sampled_kl"] + settings.lambda_guess * guess
     loss = settings.kl_dynamics * unexpected
     if nlls:
         loss = loss + settings.lambda_dream * parts["rollout_nll"]

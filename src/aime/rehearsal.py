@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from aime.belief import compute_kl_divergence_mc
 from aime.config import LossConfig
 from aime.inputs import to_unit_frames
 from aime.lesson import placed, rollout_length
-from aime.losses import guess_loss
+from aime.losses import guess_loss, kinematics_loss
 
 if TYPE_CHECKING:
     from aime.world_model import WorldModel
@@ -52,18 +53,22 @@ def rehearse_dynamics(model: WorldModel, seen: Recollection, settings: LossConfi
     time = seen.mean.shape[1]
     steps = rollout_length(time, settings)
     start = int(torch.randint(time - steps, ())) if steps else time - 1
-    conditions = model.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
+    conditions, hidden = model.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
+    moved, guess = conditions.new_zeros(()), None
+    if model.kinematics is not None:
+        moved, told = kinematics_loss(model, seen.mean, hidden, seen.actions, seen.is_first, steps)
+        guess = F.pad(told.detach(), (0, 0, 1, 0))  # nothing led to the first frame
     # Every second expectation is judged: the mixtures cost more than the steps between them.
     judged = torch.arange(int(torch.randint(min(2, start + 1 + steps), ())), start + 1 + steps, 2)
     at = placed(judged, seen.mean)
     mean, log_var = seen.mean[:, at], seen.log_var[:, at]
     latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-    prior = model.prior(conditions[:, at])
+    prior = model.prior(conditions[:, at], None if guess is None else guess[:, at])
     unexpected = compute_kl_divergence_mc(mean, log_var, latents, prior)
     unexpected = unexpected + settings.lambda_guess * guess_loss(model, mean, prior)
     seen_before = int((judged <= start).sum())
     watched, dreamed = unexpected[:, :seen_before], unexpected[:, seen_before:]
-    loss = unexpected.new_zeros(())
+    loss = settings.lambda_guess * moved
     for part, weight in ((watched, 1.0), (dreamed, settings.lambda_rollout)):
         if part.numel():
             loss = loss + weight * part.mean()
@@ -92,7 +97,7 @@ def perception_parameters(model: WorldModel) -> list[nn.Parameter]:
 
 def dynamics_parameters(model: WorldModel) -> list[nn.Parameter]:
     """What `rehearse_dynamics` trains."""
-    return _parameters(model.core, model.prior)
+    return _parameters(*(part for part in (model.core, model.prior, model.kinematics) if part is not None))
 
 
 def _parameters(*modules: nn.Module) -> list[nn.Parameter]:

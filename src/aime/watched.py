@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from aime.attention import Slots
@@ -60,6 +60,8 @@ class Watched:
     seen: Float[Tensor, "batch time grid grid"]
     expected: Float[Tensor, "batch time grid grid"]
     attention: Float[Tensor, "batch time grid grid"]
+    first: Bool[Tensor, "batch time"]
+    """Where an episode starts."""
     belief: Belief
     paused: tuple[Belief, ...]
     """Beliefs at the frames after which training dreams; no gradient is cut."""

@@ -22,7 +22,7 @@ from aime import losses
 from aime.attention import AttentionSchema, SlotAttention, Slots
 from aime.belief import DPGMMPrior, MixturePrior, Posterior
 from aime.config import LossConfig, ModelConfig
-from aime.dynamics import RecurrentCore, RecurrentState
+from aime.dynamics import Kinematics, Motion, RecurrentCore, RecurrentState, changes_of
 from aime.errors import ShapeError
 from aime.inputs import check_clip, check_dream, to_unit_frames
 from aime.learning import TemporalPatchDiscriminator
@@ -112,6 +112,14 @@ class WorldModel(nn.Module):
             action_dim=config.action_dim,
             hidden_dim=config.hidden_dim,
         )
+        self.kinematics: Kinematics | None = None
+        if config.pose_dim:
+            self.kinematics = Kinematics(
+                latent_dim=config.latent_dim,
+                action_dim=config.action_dim,
+                hidden_dim=config.hidden_dim,
+                pose_dim=config.pose_dim,
+            )
         self.context_head = nn.Sequential(
             *_head(config.hidden_dim + config.latent_dim, config.hidden_dim, config.context_dim),
             nn.LayerNorm(config.context_dim, elementwise_affine=False),  # as a context is
@@ -300,6 +308,7 @@ class WorldModel(nn.Module):
         last = None if belief is None else belief.latents
         hidden, states = self._carry(mean, last, context, actions, state, is_first, [*pauses, time - 1])
         hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
+        motion = self._motion(mean, last, hidden, actions, is_first)
 
         attended = [
             self._attend(look.slots, hidden_before[rows], latents[rows], learns=learns)
@@ -325,8 +334,15 @@ class WorldModel(nn.Module):
                 context=context[:, t],
                 attention_map=attention[:, t],
                 latents=mean[:, t],
+                motion=None if motion is None else motion[:, t],
                 perceiver=cache if t == time - 1 else None,
             )
+
+        def expect() -> MixturePrior:
+            if motion is None:
+                return self.prior(hidden_before)
+            before = None if belief is None or belief.motion is None else self._guess(belief.motion.pose)
+            return self.prior(hidden_before, _shift(self._guess(motion.pose), before, first))
 
         beliefs = [belief_at(t, state) for t, state in zip([*pauses, time - 1], states, strict=True)]
         return Watched(
@@ -338,11 +354,12 @@ class WorldModel(nn.Module):
             latents=latents,
             hidden=hidden,
             hidden_before=hidden_before,
-            expect=lambda: self.prior(hidden_before),
+            expect=expect,
             slots=slots,
             seen=slots.attention.unflatten(0, (batch, time)),
             expected=expected,
             attention=attention,
+            first=first,
             belief=beliefs[-1],
             paused=tuple(beliefs[:-1]),
         )
@@ -433,10 +450,7 @@ class WorldModel(nn.Module):
         `last` is the latent of the frame before the first; None if there was none.
         """
         latents = self.prior.standardised(latents)
-        earlier = latents[:, :1] if last is None else self.prior.standardised(last)[:, None].to(latents.dtype)
-        changes = latents - torch.cat([earlier, latents[:, :-1]], dim=1)
-        if is_first is not None:
-            changes = changes.masked_fill(is_first.to(changes.device, non_blocking=True)[..., None], 0.0)
+        changes = changes_of(latents, None if last is None else self.prior.standardised(last), is_first)
         outputs, states, start = [], [], 0
         for stop in stops:
             piece = slice(start, stop + 1)
@@ -448,6 +462,25 @@ class WorldModel(nn.Module):
             start = stop + 1
         return torch.cat(outputs, dim=1), states
 
+    @torch.no_grad()
+    def _motion(
+        self, latents: Tensor, last: Tensor | None, hidden: Tensor, actions: Tensor, is_first: Tensor | None
+    ) -> Motion | None:
+        """Where the motion leads after each frame and its action; the arguments are those of `_carry` and its h."""
+        if self.kinematics is None:
+            return None
+        pose = self.kinematics.to_pose(self.prior.standardised(latents))
+        before = None if last is None else self.kinematics.to_pose(self.prior.standardised(last))
+        seen = self.kinematics.seen(pose, changes_of(pose, before, is_first), hidden)
+        return self.kinematics.step(seen, actions)
+
+    @torch.no_grad()
+    def _guess(self, pose: Float[Tensor, "*batch pose"]) -> Float[Tensor, "*batch latent"]:
+        """The latents of poses, in the prior's units: the prior takes them as given, since kinematics has an objective
+        of its own (`losses.kinematics_loss`)."""
+        assert self.kinematics is not None
+        return self.kinematics.to_latents(pose)
+
     # ------------------------------------------------------------------ dreaming
 
     def dream(
@@ -457,11 +490,11 @@ class WorldModel(nn.Module):
         draw: Callable[[MixturePrior], Tensor],
     ) -> Imagined:
         """Step the belief forward on its own predictions. `draw` takes a latent from each prior."""
-        state, hidden, z = belief.recurrent, belief.hidden, belief.latents
+        state, hidden, z, motion = belief.recurrent, belief.hidden, belief.latents, belief.motion
         priors: list[MixturePrior] = []
         taken: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for action in actions.unbind(dim=1):
-            prior, last = self.prior(hidden), z
+            prior, last = self.prior(hidden, None if motion is None else self._guess(motion.pose)), z
             z = draw(prior)
             # Detached: the head foretells the context. Open to the dream's losses it served as one more latent, far
             # from any context that was ever watched.
@@ -470,8 +503,10 @@ class WorldModel(nn.Module):
             priors.append(prior)
             taken.append((z, context, hidden, output[:, 0]))
             hidden = output[:, 0]
+            led = self._motion(z[:, None], last, output, action[:, None], None)
+            motion = None if led is None else led[:, 0]
         latents, contexts, before, hiddens = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
-        end = self._dreamt(belief, state, before, latents, contexts, hiddens)
+        end = self._dreamt(belief, state, motion, before, latents, contexts, hiddens)
         return Imagined(MixturePrior.stack(priors, 1), latents, contexts, before, hiddens, None, end)
 
     def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"]) -> Imagined:
@@ -481,14 +516,33 @@ class WorldModel(nn.Module):
         taken for an observation. All steps run at once.
         """
         before, hidden, state = self.onward(belief.hidden, belief.recurrent, actions)
-        prior = self.prior(before)
+        guess, motion = self.led_on(belief, actions)
+        prior = self.prior(before, guess)
         latents = prior.mean()
         context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
-        end = self._dreamt(belief, state, before, latents, context, hidden)
+        end = self._dreamt(belief, state, motion, before, latents, context, hidden)
         return Imagined(prior, latents, context, before, hidden, self.prior.doubt(prior), end)
 
+    @torch.no_grad()
+    def led_on(
+        self, belief: Belief, actions: Float[Tensor, "batch k action"]
+    ) -> tuple[Float[Tensor, "batch k latent"] | None, Motion | None]:
+        """Where motion alone leads in each of the next k frames, in the prior's units, and the motion at the end; None
+        and None in a model without kinematics."""
+        if self.kinematics is None or belief.motion is None:
+            return None, None
+        poses, end = self.kinematics.onward(belief.motion, actions)
+        return self._guess(poses[:, :-1]), end
+
     def _dreamt(
-        self, belief: Belief, state: RecurrentState, before: Tensor, latents: Tensor, context: Tensor, hidden: Tensor
+        self,
+        belief: Belief,
+        state: RecurrentState,
+        motion: Motion | None,
+        before: Tensor,
+        latents: Tensor,
+        context: Tensor,
+        hidden: Tensor,
     ) -> Belief:
         """The belief at the end of a dream. Of its maps only this last one is made: latents do not depend on them."""
         return replace(
@@ -498,6 +552,7 @@ class WorldModel(nn.Module):
             context=context[:, -1],
             attention_map=self.expect_attention(before[:, -1:], latents[:, -1:])[:, 0],
             latents=latents[:, -1],
+            motion=motion,
             perceiver=None,
         )
 
@@ -537,9 +592,9 @@ class WorldModel(nn.Module):
         is_first: Bool[Tensor, "batch time"],
         start: int,
         steps: int,
-    ) -> Float[Tensor, "batch frames hidden"]:
+    ) -> tuple[Float[Tensor, "batch frames hidden"], Float[Tensor, "batch seen hidden"]]:
         """The h from which the prior expects clips that were watched, with open eyes up to frame `start`, with closed
-        ones for `steps` more: just before each of these `start` + 1 + `steps` frames."""
+        ones for `steps` more: just before each of these `start` + 1 + `steps` frames; and just after those seen."""
         seen, batch = slice(0, start + 1), len(latents)
         hidden, states = self._carry(
             latents[:, seen],
@@ -552,9 +607,9 @@ class WorldModel(nn.Module):
         )
         watching = _shift(hidden, None, self._episode_starts(is_first[:, seen], batch, start + 1, fresh=True))
         if not steps:
-            return watching
+            return watching, hidden
         dreaming, _, _ = self.onward(hidden[:, start], states[0], actions[:, start + 1 : start + 1 + steps])
-        return torch.cat([watching, dreaming], dim=1)
+        return torch.cat([watching, dreaming], dim=1), hidden
 
     def decode(
         self,
@@ -593,6 +648,8 @@ class WorldModel(nn.Module):
 
         elbo = of(self.perceiver, self.encoder, self.slot_attention, self.schema, self.posterior, self.prior)
         elbo += of(self.core, self.context_head, self.decoder)
+        if self.kinematics is not None:
+            elbo += of(self.kinematics)
         return {
             "total_vae_loss": elbo,
             "perceiver_loss": of(self.tokenizer, self.perceiver),

@@ -103,8 +103,13 @@ class DPGMMPrior(nn.Module):
         self.sticks.bias.copy_(torch.cat([torch.zeros_like(left), left.log(), alpha.log()]))
         self.usage.fill_(1 / self.max_components)
 
-    def forward(self, condition: Float[Tensor, "*batch condition"]) -> MixturePrior:
+    def forward(
+        self, condition: Float[Tensor, "*batch condition"], guess: Float[Tensor, "*batch latent"] | None = None
+    ) -> MixturePrior:
         """The mixture for each condition (*batch, condition_dim).
+
+        `guess` is where the latent is thought to be, in the prior's own units: the means of all components lie around
+        it. None is the running mean of the latents.
 
         In train mode the sticks are drawn, one uniform number each, and gradients reach their parameters; in eval
         mode their means are used, which gives the mean weights and nothing random. Raises ShapeError for a condition
@@ -118,7 +123,10 @@ class DPGMMPrior(nn.Module):
             # deviation.
             features = features.to(self.means.weight.dtype)
             shape = (self.max_components, self.latent_dim)
-            means = self.common_mean(features).unsqueeze(-2) + self.means(features).unflatten(-1, shape)
+            common = self.common_mean(features)
+            if guess is not None:
+                common = common + guess.to(common.dtype)
+            means = common.unsqueeze(-2) + self.means(features).unflatten(-1, shape)
             log_vars = soft_clamp(self.log_vars(features).unflatten(-1, shape), *LOG_VAR_RANGE)
             sizes = [self.max_components - 1, self.max_components - 1, 2]
             log_a, log_b, log_alpha = self.sticks(features).split(sizes, dim=-1)

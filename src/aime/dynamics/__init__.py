@@ -1,5 +1,6 @@
-"""Dynamics: the recurrent core that carries the belief through time."""
+"""Dynamics: the recurrent core that carries the belief through time, and the motion of what it sees."""
 
-from aime.dynamics.vrnn import RecurrentCore, RecurrentState
+from aime.dynamics.kinematics import Kinematics, Motion
+from aime.dynamics.vrnn import RecurrentCore, RecurrentState, changes_of
 
-__all__ = ["RecurrentCore", "RecurrentState"]
+__all__ = ["Kinematics", "Motion", "RecurrentCore", "RecurrentState", "changes_of"]

@@ -103,6 +103,19 @@ class RecurrentCore(nn.Module):
         return self.norm(output), RecurrentState(hidden, cell)
 
 
+def changes_of(
+    values: Float[Tensor, "batch time n"],
+    last: Float[Tensor, "batch n"] | None,
+    is_first: Bool[Tensor, "batch time"] | None,
+) -> Float[Tensor, "batch time n"]:
+    """How values differ from those a frame before (`last`, before the first); zero where nothing was before."""
+    earlier = values[:, :1] if last is None else last[:, None].to(values.dtype)
+    changes = values - torch.cat([earlier, values[:, :-1]], dim=1)
+    if is_first is None:
+        return changes
+    return changes.masked_fill(is_first.to(changes.device, non_blocking=True)[..., None], 0.0)
+
+
 def _segments(is_first: Tensor | None, length: int) -> list[tuple[int, int]]:
     """The stretches of a clip between the times at which any of its batch elements resets."""
     if is_first is None or length == 1:

@@ -239,6 +239,64 @@ def test_dynamics_is_told_how_latents_changed_but_not_over_the_start_of_an_episo
     assert torch.equal(hidden(frames, starts)[:, 2:], hidden(other, starts)[:, 2:])
 
 
+def moving_model(**changes: object) -> WorldModel:
+    """A model whose poses change fast, and whose prior heeds where they lead."""
+    model = small_model(**changes).eval()
+    assert model.kinematics is not None
+    torch.nn.init.normal_(model.kinematics.force[-1].weight)
+    torch.nn.init.normal_(model.prior.trust.weight)
+    return model
+
+
+def test_what_is_foreseen_of_the_next_frame_is_what_watching_expects_of_it():
+    model = moving_model()
+    frames, actions = random_clip(batch=2, time=7)
+    with torch.no_grad():
+        expected = model.forward_sequence(frames, actions).prior
+    belief = model.observe(frames[:, :6], actions[:, :6])
+    for dream in (
+        model.foresee(belief, actions[:, 6:]),
+        model.dream(belief, actions[:, 6:], lambda prior: prior.mean()),
+    ):
+        torch.testing.assert_close(dream.prior.means[:, 0], expected.means[:, 6])
+        torch.testing.assert_close(dream.prior.log_vars[:, 0], expected.log_vars[:, 6])
+
+
+def test_motion_moves_what_is_expected_but_not_over_the_start_of_an_episode():
+    model, still = moving_model(), moving_model()
+    still.load_state_dict(model.state_dict())
+    torch.nn.init.zeros_(still.kinematics.force[-1].weight)
+    frames, actions = random_clip(batch=2, time=6)
+    starts = torch.zeros(2, 6, dtype=torch.bool)
+    starts[:, 3] = True
+
+    def expected(model: WorldModel) -> torch.Tensor:
+        with torch.no_grad():
+            return model.forward_sequence(frames, actions, starts).prior.means
+
+    same = [
+        bool(torch.allclose(a, b)) for a, b in zip(expected(model).unbind(1), expected(still).unbind(1), strict=True)
+    ]
+    assert same == [True, False, False, True, False, False]
+
+
+def test_motion_learns_from_what_comes_true_and_the_prior_does_not_bend_it():
+    model = small_model().train()
+    losses, output = model.compute_total_loss(*random_clip(batch=2, time=8))
+    parts = list(model.kinematics.parameters())
+    assert all(torch.autograd.grad(losses["total_vae_loss"], p, retain_graph=True)[0].abs().sum() > 0 for p in parts)
+    surprise = output.prior.log_prob(output.latents).sum()
+    assert all(g is None for g in torch.autograd.grad(surprise, parts, allow_unused=True))
+
+
+def test_without_kinematics_the_recurrent_state_alone_expects():
+    model = small_model(pose_dim=0).eval()
+    frames, actions = random_clip()
+    belief = model.observe(frames, actions)
+    assert model.kinematics is None and model.prior.trust is None and belief.motion is None
+    assert "kinematics_loss" not in model.train().compute_total_loss(frames, actions)[0]
+
+
 def test_latents_are_taught_at_no_smaller_sigma_than_the_floor():
     noise = ObservationNoise()
     noise.follow("frame", torch.tensor([0, 1]), torch.tensor([0.0004, 0.25]))

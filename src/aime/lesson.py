@@ -28,7 +28,7 @@ def spread_out(time: int, settings: LossConfig) -> Int64[Tensor, " decoded"]:
     return torch.arange(0, last + 1, stride) + int(torch.randint(time - last, ()))
 
 
-def placed(index: Int64[Tensor, " n"], like: Tensor) -> Int64[Tensor, " n"]:
+def placed(index: Int64[Tensor, "*n"], like: Tensor) -> Int64[Tensor, "*n"]:
     """An index that was reckoned with on the host, where `like` is: indexing with one elsewhere waits for a GPU."""
     return index.to(like.device, non_blocking=True)
 

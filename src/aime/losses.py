@@ -15,6 +15,7 @@ All likelihoods and KLs are in nats per frame, so that beta = 1 is the evidence 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from aime.world_model import WorldModel
 
 Scalars = dict[str, Tensor]
+MOTIONS = 4
+"""Frames of a clip from which `kinematics_loss` has motion lead on."""
 
 
 def loss_settings(loss: LossConfig | None, weights: Mapping[str, float]) -> LossConfig:
@@ -168,42 +171,54 @@ def kinematics_loss(
     """What teaches kinematics, on latents that were watched: half squared errors in units of the latents' own variance.
 
     Poses must give latents back, as read and as corrected; the motion must lead to the latents that come true, one
-    frame on while eyes are open and `steps` frames on from the last that was seen; and it must lead there in the pose's
-    own terms, which says more of the motion than a crooked latent does.
+    frame on from each, and on from some of them for a while, short or long; and it must lead there in the pose's own
+    terms, which says more of the motion than a crooked latent does.
 
     Args:
         hidden: h after the frames that were seen, the first ones of the clip.
+        steps: how many frames motion is asked to lead on from the last that was seen.
 
     Returns:
-        The loss, and where motion led at frames 1, 2, … of the clip, in the prior's units.
+        The loss, and where motion leads (no gradient) at frames 1, 2, … of the clip, in the prior's units: from the
+        frame before while frames are seen, and then from the last of them.
     """
     kinematics = model.kinematics
     assert kinematics is not None
-    seen = hidden.shape[1]
+    (batch, time, size), seen = mean.shape, hidden.shape[1]
     target = model.prior.standardised(mean.detach())
     pose = kinematics.to_pose(target)
-    changes = changes_of(pose, None, is_first)
-    motion = kinematics.seen(pose[:, :seen], changes[:, :seen], hidden)
+    motion = kinematics.seen(pose[:, :seen], changes_of(pose, None, is_first)[:, :seen], hidden)
     ahead = kinematics.step(motion, actions[:, :seen])
-    expected = ahead.pose[:, : seen - 1]
-    if steps:
-        led, _ = kinematics.onward(ahead[:, -1], actions[:, seen : seen + steps - 1])
-        expected = torch.cat([expected, led], dim=1)
-    told = kinematics.to_latents(expected)
-    true = slice(1, 1 + expected.shape[1])
 
     def squared(error: Tensor) -> Tensor:
         return 0.5 * error.square().sum(dim=-1)
 
     spread = pose.detach().var(dim=(0, 1), correction=0).mean().clamp_min(1e-4)
-    drift = squared(expected - pose[:, true].detach()) * (target.shape[-1] / pose.shape[-1] / spread)
-    came = squared(told - target[:, true]) + drift
+
+    def missed(poses: Tensor, frames: Tensor, there: Tensor) -> Tensor:
+        drift = squared(poses - there.detach()) * (size / poses.shape[-1] / spread)
+        return (squared(kinematics.to_latents(poses) - frames) + drift).mean()
+
     loss = squared(kinematics.to_latents(pose) - target).mean()
     loss = loss + squared(kinematics.to_latents(motion.pose) - target[:, :seen]).mean()
-    for part in (came[:, : seen - 1], came[:, seen - 1 :]):
-        if part.numel():
-            loss = loss + part.mean()
-    return loss, told
+    watched = min(seen, time - 1)
+    if watched:
+        loss = loss + missed(ahead.pose[:, :watched], target[:, 1 : watched + 1], pose[:, 1 : watched + 1])
+    led = ahead.pose[:, : seen - 1].detach()
+    if steps:
+        # Short ones teach the force, and long ones what its errors come to: as many of each length as of its double.
+        length = round(math.exp(float(torch.rand(())) * math.log(steps)))
+        row = torch.arange(batch).repeat_interleave(MOTIONS)
+        start = torch.randint(min(seen, time - length), (len(row),))
+        on = start[:, None] + torch.arange(1, length + 1)
+        row, start, on = (placed(index, mean) for index in (row, start, on))
+        rows = row[:, None]
+        poses, _ = kinematics.onward(ahead[row, start], actions[rows, on[:, :-1]])
+        loss = loss + missed(poses, target[rows, on], pose[rows, on])
+        with torch.no_grad():
+            closed, _ = kinematics.onward(ahead[:, -1].detach(), actions[:, seen : seen + steps - 1])
+        led = torch.cat([led, closed], dim=1)
+    return loss, kinematics.to_latents(led).detach()
 
 
 @dataclass(frozen=True)

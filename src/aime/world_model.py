@@ -104,6 +104,7 @@ class WorldModel(nn.Module):
             latent_dim=config.latent_dim,
             max_components=config.max_components,
             hidden_dim=config.hidden_dim,
+            guided=config.pose_dim > 0,
         )
         # Dynamics
         self.core = RecurrentCore(

@@ -77,8 +77,8 @@ class ModelSettings:
     # Dynamics
     hidden_dim: int = 512
     """Size of the recurrent state h[t]."""
-    pose_dim: int = 8
-    """Numbers in the pose by which dynamics moves latents on; 0 leaves them to the recurrent state alone."""
+    pose_dim: int = 0
+    """Numbers in the pose by which dynamics moves latents on, such as 8; 0 leaves them to the recurrent state alone."""
 
     # Attention
     attention_dim: int = 64

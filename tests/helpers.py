@@ -31,7 +31,6 @@ def small_config(**changes: object) -> ModelConfig:
             "max_components": 5,
             "latent_dim": 8,
             "hidden_dim": 48,
-            "pose_dim": 4,
             "attention_dim": 16,
             "num_slots": 3,
             "img_disc_layers": 2,

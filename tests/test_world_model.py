@@ -239,9 +239,9 @@ def test_dynamics_is_told_how_latents_changed_but_not_over_the_start_of_an_episo
     assert torch.equal(hidden(frames, starts)[:, 2:], hidden(other, starts)[:, 2:])
 
 
-def moving_model(**changes: object) -> WorldModel:
+def moving_model() -> WorldModel:
     """A model whose poses change fast, and whose prior heeds where they lead."""
-    model = small_model(**changes).eval()
+    model = small_model(pose_dim=4).eval()
     assert model.kinematics is not None
     torch.nn.init.normal_(model.kinematics.force[-1].weight)
     torch.nn.init.normal_(model.prior.trust.weight)
@@ -281,12 +281,28 @@ def test_motion_moves_what_is_expected_but_not_over_the_start_of_an_episode():
 
 
 def test_motion_learns_from_what_comes_true_and_the_prior_does_not_bend_it():
-    model = small_model().train()
+    model = small_model(pose_dim=4).train()
     losses, output = model.compute_total_loss(*random_clip(batch=2, time=8))
     parts = list(model.kinematics.parameters())
     assert all(torch.autograd.grad(losses["total_vae_loss"], p, retain_graph=True)[0].abs().sum() > 0 for p in parts)
     surprise = output.prior.log_prob(output.latents).sum()
     assert all(g is None for g in torch.autograd.grad(surprise, parts, allow_unused=True))
+
+
+def test_motion_streams_as_it_is_watched():
+    model = moving_model()
+    frames, actions = random_clip(batch=2, time=9)
+    starts = torch.zeros(2, 9, dtype=torch.bool)
+    starts[1, 4] = True
+    whole = model.observe(frames, actions, starts)
+    belief = model.observe(frames[:, :1], actions[:, :1], starts[:, :1])
+    for t in range(1, 9):
+        belief = belief.step(frames[:, t], actions[:, t], starts[:, t])
+    torch.testing.assert_close(belief.motion.pose, whole.motion.pose)
+    torch.testing.assert_close(belief.motion.velocity, whole.motion.velocity)
+    guesses = [model.led_on(b, actions)[0] for b in (whole, whole.repeat(2)[::2], belief)]
+    for guess in guesses[1:]:
+        torch.testing.assert_close(guess, guesses[0])
 
 
 def test_without_kinematics_the_recurrent_state_alone_expects():

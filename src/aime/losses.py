@@ -15,7 +15,6 @@ All likelihoods and KLs are in nats per frame, so that beta = 1 is the evidence 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from aime.world_model import WorldModel
 
 Scalars = dict[str, Tensor]
-MOTIONS = 4
+MOTIONS = 2
 """Frames of a clip from which `kinematics_loss` has motion lead on."""
 
 
@@ -206,8 +205,8 @@ def kinematics_loss(
         loss = loss + missed(ahead.pose[:, :watched], target[:, 1 : watched + 1], pose[:, 1 : watched + 1])
     led = ahead.pose[:, : seen - 1].detach()
     if steps:
-        # Short ones teach the force, and long ones what its errors come to: as many of each length as of its double.
-        length = round(math.exp(float(torch.rand(())) * math.log(steps)))
+        # Short ones teach the force, and long ones what its errors come to.
+        length = int(torch.randint(1, steps + 1, ()))
         row = torch.arange(batch).repeat_interleave(MOTIONS)
         start = torch.randint(min(seen, time - length), (len(row),))
         on = start[:, None] + torch.arange(1, length + 1)

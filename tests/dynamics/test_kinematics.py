@@ -94,6 +94,6 @@ def test_it_learns_where_a_winding_latent_goes() -> None:
         optimizer.step()
     with torch.no_grad():
         found = errors(512)
-    # The latents' variance is 1. Gliding on in their own numbers they would be off by 0.5 a frame later, by 29 eight later.
+    # The latents' variance is 1. Were they to glide on in their own numbers, errors would be 0.5 and 29.
     assert float(found[1]) < 0.05
     assert float(found[-1]) < 0.4

@@ -1,5 +1,6 @@
 """Properties of the recurrent core."""
 
+import pytest
 import torch
 
 from aime.dynamics import RecurrentCore
@@ -48,6 +49,18 @@ def test_every_input_moves_the_belief():
         after, _ = core(*changed, core.initial(3))
         assert torch.equal(before[:, :2], after[:, :2])
         assert not torch.allclose(before[:, 2], after[:, 2])
+
+
+def test_where_a_cpu_has_no_bf16_kernels_the_recurrence_is_in_float32(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    core, inputs = make(), clip()
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden, state = core(*inputs, core.initial(3))
+        ahead, _ = core.onward(inputs[3], state)
+    assert state.cell.dtype == torch.float32
+    plain, last = core(*inputs, core.initial(3))
+    torch.testing.assert_close(hidden.float(), plain, atol=0.05, rtol=0)
+    torch.testing.assert_close(ahead.float(), core.onward(inputs[3], last)[0], atol=0.05, rtol=0)
 
 
 def test_recurrent_weights_start_orthogonal():

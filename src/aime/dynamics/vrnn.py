@@ -7,6 +7,7 @@ Variational recurrent neural network: Chung et al., 2015 (arXiv 1506.02216).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -88,9 +89,7 @@ class RecurrentCore(nn.Module):
         for start, stop in _segments(is_first, inputs.shape[1]):
             if is_first is not None:
                 state = state.where_first(is_first[:, start].to(inputs.device))
-            hx = (state.hidden.to(inputs.dtype), state.cell.to(inputs.dtype))
-            output, (hidden, cell) = self.lstm(inputs[:, start:stop], hx)
-            state = RecurrentState(hidden, cell)
+            output, state = self._recur(inputs[:, start:stop], state)
             outputs.append(output)
         return self.norm(torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]), state
 
@@ -98,9 +97,17 @@ class RecurrentCore(nn.Module):
         self, actions: Float[Tensor, "batch time action"], state: RecurrentState
     ) -> tuple[Float[Tensor, "batch time hidden"], RecurrentState]:
         """Carry the belief on with closed eyes, by the actions alone; otherwise as `forward`, and as fused."""
-        inputs = self.embed(self.closed_eyes + self.from_action(actions))
-        output, (hidden, cell) = self.lstm(inputs, (state.hidden.to(inputs.dtype), state.cell.to(inputs.dtype)))
-        return self.norm(output), RecurrentState(hidden, cell)
+        output, state = self._recur(self.embed(self.closed_eyes + self.from_action(actions)), state)
+        return self.norm(output), state
+
+    def _recur(self, inputs: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        """The LSTM; in float32 on a CPU whose kernels have none in bfloat16, which autocast would ask for."""
+        exact = inputs.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        with torch.autocast("cpu", enabled=False) if exact else nullcontext():
+            inputs = inputs.float() if exact and inputs.dtype == torch.bfloat16 else inputs
+            hx = (state.hidden.to(inputs.dtype), state.cell.to(inputs.dtype))
+            output, (hidden, cell) = self.lstm(inputs, hx)
+        return output, RecurrentState(hidden, cell)
 
 
 def changes_of(

@@ -75,7 +75,7 @@ class Updater:
         self._world = world or World()
         settings = config.optimizer
         self.balancer = GradientBalancer(model.objective_reach(), config.balancer)
-        recalled = dynamics_parameters(model)
+        recalled = [*model.core.parameters(), *model.prior.parameters()]
         among = {id(p) for p in recalled}
         others = [p for p in model.generator_parameters() if id(p) not in among]
         self.optimizers = {

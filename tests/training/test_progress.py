@@ -19,6 +19,18 @@ def test_seconds_as_a_person_says_them(seconds: float, said: str) -> None:
     assert clock(seconds) == said
 
 
+def test_what_is_done_before_training_begins_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("aime.training.progress.time.perf_counter", lambda: now[0])
+    pace = Pace(step=50, frames_per_step=64, elapsed=30.0)
+    now[0] += 5.0
+    pace.begin()
+    assert pace.elapsed == pytest.approx(30.0)
+    now[0] += 2.0
+    pace.begin()  # goes on after a stop: nothing is taken back
+    assert pace.elapsed == pytest.approx(32.0)
+
+
 def test_speed_is_that_of_the_last_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("aime.training.progress.time.perf_counter", lambda: now[0])

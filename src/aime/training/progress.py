@@ -26,7 +26,8 @@ class Pace:
     """Speed over the last lines of the log, and the seconds of training so far."""
 
     def __init__(self, step: int, frames_per_step: int, elapsed: float = 0.0) -> None:
-        self._before = elapsed - time.perf_counter()
+        self._made: float | None = time.perf_counter()
+        self._before = elapsed - self._made
         self._stopped_at: float | None = None
         self._frames = frames_per_step
         self._marks = deque([(self.elapsed, step)], maxlen=11)
@@ -35,6 +36,12 @@ class Pace:
     def elapsed(self) -> float:
         """Seconds of training so far: those before a resume are included, those inside `paused` are not."""
         return self._before + (time.perf_counter() if self._stopped_at is None else self._stopped_at)
+
+    def begin(self) -> None:
+        """Training begins now: what was done since the clock was made is no training."""
+        if self._made is not None:
+            self._before -= time.perf_counter() - self._made
+            self._made = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:

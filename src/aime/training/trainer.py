@@ -125,6 +125,7 @@ class Trainer:
         config, began = self.config, self.step
         display = Display(config.data.env, self.step, config.max_steps, shown=self.world.writes)
         with stop_on_signal() as wish, display.running():
+            self.pace.begin()
             while self.step < config.max_steps and self.time_over < 1 and not self._stop(wish):
                 outcome = self.advance(next(self.stream))
                 display.advance(self.step)

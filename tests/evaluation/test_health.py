@@ -13,8 +13,6 @@ from aime.evaluation.health import (
     changing_pixels,
     check_health,
     health_table,
-    mutual_information,
-    policy_information,
 )
 
 
@@ -52,37 +50,6 @@ def test_active_latents_vary_with_what_is_seen() -> None:
     mean[..., 0] = 3.0
     mean[..., 1] *= 0.05
     assert active_latents(mean) == 3
-
-
-def test_mutual_information_by_hand() -> None:
-    assert mutual_information(torch.eye(2)) == pytest.approx(math.log(2))
-    assert mutual_information(torch.ones(2, 2)) == pytest.approx(0.0, abs=1e-12)
-    assert mutual_information(torch.tensor([[0.0, 3.0, 0.0], [1.0, 0.0, 2.0]])) == pytest.approx(math.log(2))
-
-
-def test_components_that_follow_the_policy_tell_of_it_and_others_do_not() -> None:
-    generator = torch.Generator().manual_seed(0)
-    episodes = torch.arange(20).repeat_interleave(2).tolist()
-    policies = ["ou" if episode % 2 else "cpg" for episode in episodes]
-    use = torch.rand(40, 6, 4, generator=generator)
-    at_random = policy_information(use / use.sum(-1, keepdim=True), policies, episodes)
-    assert 0 < at_random["policy_information_nats"] < 0.02
-    assert at_random["policy_information"] < 0
-    follows = torch.zeros(40, 6, 4)
-    follows[torch.tensor([p == "ou" for p in policies]), :, 1] = 1
-    follows[torch.tensor([p != "ou" for p in policies]), :, 3] = 1
-    told = policy_information(follows, policies, episodes)
-    assert told["policy_information_nats"] == pytest.approx(math.log(2))
-    assert 0.4 < told["policy_information"] < math.log(2)
-    assert policy_information(follows, ["ou"] * 40, episodes) == {}
-
-
-def test_what_an_episode_alone_explains_tells_nothing_of_its_policy() -> None:
-    """Each episode uses a component of its own: of 6 episodes that always tells the policy, by accident as well."""
-    use = torch.eye(6)[:, None].expand(6, 5, 6)
-    read = policy_information(use, ["a", "b"] * 3, list(range(6)))
-    assert read["policy_information_nats"] == pytest.approx(math.log(2))
-    assert read["policy_information"] == pytest.approx(0.0, abs=1e-9)
 
 
 HEALTHY = {

@@ -24,7 +24,15 @@ def test_a_limit_of_time_ends_the_schedule_too() -> None:
     assert lr_factor(30, config, 10_000, time_over=1.0) == pytest.approx(FINAL_SHARE)
     assert lr_factor(30, config, 10_000, time_over=0.5) == pytest.approx((1 + FINAL_SHARE) / 2)
     assert lr_factor(900, config, 1000, time_over=0.1) == lr_factor(900, config, 1000)
-    assert lr_factor(3, config, 10_000, time_over=0.9) == pytest.approx(4 / 20), "warming up comes first"
+    assert lr_factor(900, config, 10_000, time_over=0.05) < 1, "after warming up it never rises again"
+
+
+def test_a_slow_run_by_the_clock_has_warmed_up_after_a_tenth_of_its_time() -> None:
+    config = OptimizerConfig(lr_warmup_steps=20)
+    assert lr_factor(3, config, 10_000, time_over=0.001) == pytest.approx(4 / 20), "a fast one goes by its steps"
+    assert lr_factor(3, config, 10_000, time_over=0.05) == pytest.approx(0.5)
+    late = [lr_factor(3, config, 10_000, time_over=0.01 * t) for t in range(10, 101)]
+    assert late == [lr_factor(30, config, 10_000, time_over=0.01 * t) for t in range(10, 101)]
 
 
 def test_constant_schedule_stays_at_its_peak() -> None:

@@ -33,7 +33,8 @@ class EvaluationConfig:
     split: str = "test"
     """Episodes to evaluate on."""
     readout_clips: int = 256
-    """Training clips that the read-out of the physical state is fitted on; 0 fits none."""
+    """Training clips on which the read-out of the physical state is fitted and components are compared with policies; 0
+    does neither."""
     resamples: int = 1000
     """Bootstrap resamples behind each interval."""
     motion_threshold: float = MOTION_THRESHOLD

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from rich import box
 from rich.table import Table
 from torch import Tensor
@@ -88,7 +88,7 @@ RULES = (
         "policy_information",
         "what components tell of the policy, nats above chance",
         low=0.0,
-        remedy="the mixture does not follow the situation: train longer, or lower entropy_weight",
+        remedy="the mixture does not follow the situation: train longer, lower entropy_weight, or bring more episodes",
     ),
     Rule(
         "slot_overlap",
@@ -240,48 +240,3 @@ def attention_density(
     off = (attention * (1 - share)).sum(dim=(-2, -1))[shows].mean()
     area = area[shows].mean()
     return float((on / area) / (off / (1 - area)).clamp_min(1e-9))
-
-
-def mutual_information(joint: Float[Tensor, "a b"]) -> float:
-    """I(a; b) in nats of two things, from how often each pair of their values occurs."""
-    joint = joint.double() / joint.sum()
-    independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
-    seen = joint > 0
-    return float((joint[seen] * (joint[seen] / independent[seen]).log()).sum())
-
-
-def policy_information(
-    responsibilities: Float[Tensor, "clips time components"],
-    policies: Sequence[str],
-    episodes: Sequence[int],
-    shuffles: int = 200,
-    seed: int = 0,
-) -> dict[str, float]:
-    """What the mixture's component at a frame tells of the policy that acted there, in nats.
-
-    Args:
-        responsibilities: p(k | z[t], h[t-1]) on some clips.
-        policies, episodes: what chose the actions of each clip, and the episode that it comes from.
-
-    Returns:
-        `policy_information_nats`, and `policy_information`: how far it lies above what 95% of shuffles stay below,
-        which deal the policies out anew among the episodes; few episodes share information with anything by accident.
-        Nothing where there is one policy alone.
-    """
-    kinds, places = sorted(set(policies)), sorted(set(episodes))
-    if len(kinds) < 2:
-        return {}
-    use = responsibilities.double().mean(dim=1).cpu()
-    among = torch.tensor([places.index(episode) for episode in episodes])
-    policy = torch.empty(len(places), dtype=torch.int64)
-    policy[among] = torch.tensor([kinds.index(kind) for kind in policies])
-
-    def information(of_episode: Int[Tensor, " episodes"]) -> float:
-        acted = F.one_hot(of_episode[among], len(kinds)).double()
-        return mutual_information(acted.T @ use)
-
-    generator = torch.Generator().manual_seed(seed)
-    chance = [information(policy[torch.randperm(len(places), generator=generator)]) for _ in range(shuffles)]
-    told = information(policy)
-    above = told - float(torch.tensor(chance, dtype=torch.float64).quantile(0.95))
-    return {"policy_information": above, "policy_information_nats": told}

@@ -9,7 +9,9 @@ against what happened. On a laptop, or to look quickly: ``EvaluationConfig(clips
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,11 @@ from aime.evaluation.clips import (
     somebody_elses,
 )
 from aime.evaluation.config import EvaluationConfig
-from aime.evaluation.health import check_health, policy_information, read_health
+from aime.evaluation.health import check_health, read_health
 from aime.evaluation.lpips import LPIPS, find_lpips
 from aime.evaluation.metrics import moving_pixels
 from aime.evaluation.models import Dreamer, as_if_seen, belief_features, device_of, nll_bound
+from aime.evaluation.policies import policy_information
 from aime.evaluation.readout import StateReadout, fit_readout, read_states
 from aime.evaluation.report import Evaluation, Likelihood, describe_data, describe_model
 from aime.evaluation.scores import Scorer, Scores, curves, difference_curves, join, of_samples
@@ -45,8 +48,6 @@ from aime.inputs import to_unit_frames
 
 HEALTH_CLIPS = 32
 """Clips that the health of the pillars is read on."""
-POLICY_CLIPS = 96
-"""Training clips on which components are compared with policies: the few episodes of a test split cannot tell."""
 
 
 def evaluate(
@@ -109,6 +110,17 @@ class _Batch:
     watched: Tensor | None
 
 
+@dataclass
+class _Believed:
+    """What the model believed of watched clips."""
+
+    features: Float[Tensor, "clips time features"] | None
+    responsibilities: Float[Tensor, "clips time components"] | None
+    states: Float[Tensor, "clips time states"] | None
+    episodes: list[int]
+    """The episode that each clip comes from."""
+
+
 class _Run:
     """One evaluation in progress."""
 
@@ -119,6 +131,7 @@ class _Run:
         self.not_measured: dict[str, str] = {}
         self.draws = resamples(clips.episode, config.resamples, config.seed)
         self.watches = hasattr(model, "forward_sequence")
+        self._believed = cache(self._believe)  # two figures ask for the training clips
         self.parts: list[_Batch] = []
         self.scores: dict[str, Scores] = {}
         lpips, why = find_lpips()
@@ -230,7 +243,7 @@ class _Run:
                 raise DataError("no training clips were asked for")
             beliefs = self._test_beliefs()
             columns = StateColumns.of(self.store, self.clips.states.shape[-1])
-            readout = fit_readout(*self._real_beliefs("train", columns), *self._real_beliefs("validation", columns))
+            readout = fit_readout(*self._pairs("train", columns), *self._pairs("validation", columns))
         except DataError as error:
             self.not_measured["readout"] = str(error)
             return None
@@ -245,23 +258,31 @@ class _Run:
             raise DataError("the model does not show hidden and latents, watching and dreaming")
         return {"dream": torch.cat(dreamed), "watched": torch.cat(watched)}
 
-    def _real_beliefs(
+    def _pairs(
         self, split: str, columns: StateColumns
     ) -> tuple[Float[Tensor, "n features"], Float[Tensor, "n states"]]:
         """Beliefs of watched clips and the states there, from the end of the context on."""
+        believed, after = self._believed(split), slice(self.config.context_frames - 1, None)
+        assert believed.features is not None and believed.states is not None
+        return believed.features[:, after].flatten(0, 1), columns.visible(believed.states[:, after].flatten(0, 1))
+
+    def _believe(self, split: str) -> _Believed:
+        """What the model believes of clips of a split that it watches.
+
+        Raises:
+            DataError: no episode of the split is as long as a clip.
+        """
         config = self.config
         count = min(config.readout_clips, count_clips(self.store, split, config.length))
         if count < 1:
             raise DataError(f"no {split} episode is as long as a clip")
         clips = load_clips(self.store, split, config.length, count, config.seed)
-        features, states = [], []
+        features, responsibilities = [], []
         for batch in clips.batches(config.batch_size, self.device):
             output = self.model.forward_sequence(batch.observations, batch.actions, batch.is_first)
-            belief = belief_features(output)
-            assert belief is not None and batch.states is not None
-            features.append(belief[:, config.context_frames - 1 :].flatten(0, 1).cpu())
-            states.append(columns.visible(batch.states[:, config.context_frames - 1 :].flatten(0, 1).cpu()))
-        return torch.cat(features), torch.cat(states)
+            features.append(_on_cpu(belief_features(output)))
+            responsibilities.append(_on_cpu(getattr(output, "responsibilities", None)))
+        return _Believed(_together(features), _together(responsibilities), clips.states, clips.episode.tolist())
 
     def _likelihood(self) -> Likelihood | None:
         bounds = []
@@ -286,24 +307,15 @@ class _Run:
         return check_health(readings | self._policy_information())
 
     def _policy_information(self) -> dict[str, float]:
-        """What components tell of policies, where training episodes are long enough to tell."""
-        config = self.config
+        """What components tell of policies, on training episodes: the few of a test split cannot tell."""
         try:
-            count = min(POLICY_CLIPS, count_clips(self.store, "train", config.length))
+            believed = self._believed("train") if self.config.readout_clips else None
         except DataError:  # as said beside the mean frame
-            count = 0
-        if not count:
             return {}
-        clips = load_clips(self.store, "train", config.length, count, config.seed, keys=())
-        episodes = clips.episode.tolist()
-        policies = [self.store.record(episode).policy for episode in episodes]
-        if len(set(policies)) == 1:
+        if believed is None or believed.responsibilities is None:
             return {}
-        outputs = [
-            self.model.forward_sequence(batch.observations, batch.actions, batch.is_first).responsibilities.cpu()
-            for batch in clips.batches(config.batch_size, self.device)
-        ]
-        return policy_information(torch.cat(outputs), policies, episodes)
+        policies = [self.store.record(episode).policy for episode in believed.episodes]
+        return policy_information(believed.responsibilities, policies, believed.episodes)
 
 
 def watch(model: Any, clips: Clips, context: int, *, actions: Tensor | None = None) -> Any:
@@ -319,3 +331,8 @@ def _generator(device: torch.device, *numbers: int) -> torch.Generator:
 
 def _on_cpu(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.cpu()
+
+
+def _together(batches: Sequence[Tensor | None]) -> Tensor | None:
+    there = [batch for batch in batches if batch is not None]
+    return torch.cat(there) if there else None

@@ -24,9 +24,9 @@ from aime.evaluation.health import TABLE_STYLE, Check, health_table
 from aime.evaluation.readout import StateReadout
 from aime.evaluation.scores import METRICS, PREDICTORS, Scores
 
-DEFINITIONS = 2
+DEFINITIONS = 3
 """Counts up when a figure is defined anew: evaluations of different definitions do not compare. 2: intervals by
-episodes, likelihood under an even map, RSSM's best guess the mean of its draws."""
+episodes, likelihood under an even map, RSSM's best guess the mean of its draws. 3: policies told from components."""
 REPORT, CLIP_SCORES = "evaluation.json", "clip-scores.safetensors"
 """What an evaluation writes: its figures, and the scores of each clip behind them."""
 

@@ -8,18 +8,21 @@ from aime.config import LossConfig, OptimizerConfig
 
 FINAL_SHARE = 0.1
 """Share of its peak at which the cosine schedule ends."""
+LONGEST_WARMUP = 0.1
+"""Share of a run, of its steps or of its time, within which the rate has risen at the latest."""
 
 
 def lr_factor(step: int, config: OptimizerConfig, max_steps: int, time_over: float = 0.0) -> float:
     """Share of the peak learning rate that update number `step` (from 0) takes, in (0, 1].
 
-    It rises linearly over `lr_warmup_steps`, though never over more than a tenth of the run, so that a short run
-    trains, too. Then it stays ("constant") or falls along half a cosine to a tenth at `max_steps` ("cosine"),
-    or at the end of the time that the run has, of which the share `time_over` is over.
+    It rises linearly over `lr_warmup_steps`, though never over more than a tenth of the run, of its steps or of its
+    time, so that a short run trains, too, and one on a slow machine. Then it stays ("constant") or falls along half a
+    cosine to a tenth at `max_steps` ("cosine"), or at the end of the time that the run has, of which the share
+    `time_over` is over.
     """
-    warmup = min(config.lr_warmup_steps, max_steps // 10)
-    if step < warmup:
-        return (step + 1) / warmup
+    warmup = min(config.lr_warmup_steps, int(LONGEST_WARMUP * max_steps))
+    if step < warmup and time_over < LONGEST_WARMUP:
+        return max((step + 1) / warmup, time_over / LONGEST_WARMUP)
     if config.lr_schedule == "constant":
         return 1.0
     done = min(1.0, max((step - warmup) / max(1, max_steps - warmup), time_over))

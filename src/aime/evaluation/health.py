@@ -86,7 +86,7 @@ RULES = (
     ),
     Rule(
         "policy_information",
-        "what components tell of the policy, nats above chance",
+        "what components tell of the policy, nats at least",
         low=0.0,
         remedy="the mixture does not follow the situation: train longer, lower entropy_weight, or bring more episodes",
     ),

@@ -53,6 +53,8 @@ def test_one_policy_or_one_episode_is_not_asked() -> None:
     use = at_random(0)
     assert policy_information(use, ["ou"] * len(EPISODES), EPISODES) == {}
     assert policy_information(use[:2], ["ou", "cpg"], [0, 0]) == {}
+    few = policy_information(use[:2], ["ou", "cpg"], [0, 1])  # each is foretold from the other alone
+    assert few["policy_information"] <= few["policy_information_nats"] <= 0
 
 
 def test_the_course_of_a_clip_by_hand() -> None:

@@ -68,7 +68,7 @@ def _foretold(
 ) -> Float[Tensor, " clips"]:
     """log p(policy | features) − log p(policy) of all clips, by a regression that was fitted on those `shown`."""
     seen = features[shown]
-    standard = (features - seen.mean(dim=0)) / seen.std(dim=0).clamp_min(1e-6)
+    standard = (features - seen.mean(dim=0)) / seen.std(dim=0, correction=0).clamp_min(1e-6)
     counts = torch.bincount(policy[shown], minlength=kinds).double() + 1  # a policy may be missing from a part
     chance = (counts / counts.sum()).log()
     weight = torch.zeros(features.shape[1], kinds, dtype=torch.float64, requires_grad=True)

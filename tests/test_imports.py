@@ -19,8 +19,10 @@ BELOW = {
     "watched": PILLARS | {"outputs"},
     "lesson": {"config"},
     "observation": set[str](),
+    "transition": {"belief", "dynamics", "outputs"},
     "losses": PILLARS | {"config", "lesson", "observation", "outputs"},
-    "world_model": PILLARS | {"config", "errors", "inputs", "lesson", "losses", "observation", "outputs", "watched"},
+    "world_model": PILLARS
+    | {"config", "errors", "inputs", "lesson", "losses", "observation", "outputs", "transition", "watched"},
     "presets": {"config", "errors"},
     "bench": {
         "belief",

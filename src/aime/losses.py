@@ -256,10 +256,9 @@ def dreamed(
     kls, guesses, motions, sampled_kls, nlls, psnrs, dreams = [], [], [], [], [], [], []
     for start, belief in zip(lesson.starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
-        before = model.onward(belief.hidden, belief.recurrent, ahead)[0]
-        foreseen = model.prior(before, model.led_on(belief, ahead)[0])
-        kls.append(_expected(watched, foreseen, start))
-        guesses.append(guess_loss(model, watched.latent_mean[:, start + 1 : start + 1 + steps], foreseen).mean())
+        foreseen = model.transition.foresee(belief, ahead)
+        kls.append(_expected(watched, foreseen.prior, start))
+        guesses.append(guess_loss(model, watched.latent_mean[:, start + 1 : start + 1 + steps], foreseen.prior).mean())
         if model.kinematics is not None:
             seen = watched.hidden[:, : start + 1]
             motions.append(kinematics_loss(model, watched.latent_mean, seen, actions, watched.first, steps)[0])
@@ -270,10 +269,10 @@ def dreamed(
         horizons = there - start - 1
         if len(there):
             ahead_by, shown_at = placed(horizons, frames), placed(there, frames)
-            expected, truth = foreseen[:, ahead_by], frames[:, shown_at]
+            expected, truth = foreseen.prior[:, ahead_by], frames[:, shown_at]
             latents = expected.mean()
             with torch.no_grad():
-                maps = model.expect_attention(before[:, ahead_by], latents)
+                maps = model.expect_attention(foreseen.before[:, ahead_by], latents)
                 # How unsure a guess is, the latents that come true decide, not its picture.
                 doubt = model.prior.doubt(expected)
             shown = veil(maps)

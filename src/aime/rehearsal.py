@@ -53,7 +53,7 @@ def rehearse_dynamics(model: WorldModel, seen: Recollection, settings: LossConfi
     time = seen.mean.shape[1]
     steps = rollout_length(time, settings)
     start = int(torch.randint(time - steps, ())) if steps else time - 1
-    conditions, hidden = model.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
+    conditions, hidden = model.transition.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
     moved, guess = conditions.new_zeros(()), None
     if model.kinematics is not None:
         moved, told = kinematics_loss(model, seen.mean, hidden, seen.actions, seen.is_first, steps)

@@ -11,7 +11,7 @@ Whatever predicts frame t reads only frames and actions before t. See docs/archi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import reduce
 
@@ -23,7 +23,7 @@ from aime import losses
 from aime.attention import AttentionSchema, SlotAttention, Slots
 from aime.belief import DPGMMPrior, MixturePrior, Posterior
 from aime.config import LossConfig, ModelConfig
-from aime.dynamics import Kinematics, Motion, RecurrentCore, RecurrentState, changes_of
+from aime.dynamics import Kinematics, Motion, RecurrentCore, RecurrentState
 from aime.errors import ShapeError
 from aime.inputs import check_clip, check_dream, to_unit_frames
 from aime.learning import TemporalPatchDiscriminator
@@ -40,6 +40,7 @@ from aime.perception import (
     TokenizerOutput,
     VQTokenizer,
 )
+from aime.transition import Transition, shifted, started
 from aime.watched import Imagined, Look, Studied, Watched
 
 OBSERVE_CHUNK = 64
@@ -297,7 +298,8 @@ class WorldModel(nn.Module):
         looks = self._looks(frames, features.grid, first, None if belief is None else belief.perceiver, studied)
         slots = reduce(Slots.followed_by, (look.slots for look in looks))
         perceived_context = torch.cat([look.perceived.context for look in looks])
-        context = self._heeded(perceived_context)
+        transition = self.transition
+        context = transition.heeded(perceived_context)
 
         evidence = torch.cat([features.embedding, context.flatten(0, 1), slots.summary()], dim=-1)
         mean, log_var = (x.unflatten(0, (batch, time)) for x in self.posterior(features.places, evidence))
@@ -308,9 +310,9 @@ class WorldModel(nn.Module):
         # Dynamics reads the posterior's mean: what was seen is better known than one draw of it tells; a velocity is
         # the difference of two such readings.
         last = None if belief is None else belief.latents
-        hidden, states = self._carry(mean, last, context, actions, state, is_first, [*pauses, time - 1])
-        hidden_before = _shift(hidden, None if belief is None else belief.hidden, first)
-        motion = self._motion(mean, last, hidden, actions, is_first)
+        hidden, states = transition.carry(mean, last, context, actions, state, is_first, [*pauses, time - 1])
+        hidden_before = shifted(hidden, None if belief is None else belief.hidden, first)
+        motion = transition.motion(mean, last, hidden, actions, is_first)
 
         attended = [
             self._attend(look.slots, hidden_before[rows], latents[rows], learns=learns)
@@ -341,10 +343,11 @@ class WorldModel(nn.Module):
             )
 
         def expect() -> MixturePrior:
-            if motion is None:
+            guess = transition.guess(motion)
+            if guess is None:
                 return self.prior(hidden_before)
-            before = None if belief is None or belief.motion is None else self._guess(belief.motion.pose)
-            return self.prior(hidden_before, _shift(self._guess(motion.pose), before, first))
+            before = None if belief is None else transition.guess(belief.motion)
+            return self.prior(hidden_before, shifted(guess, before, first))
 
         beliefs = [belief_at(t, state) for t, state in zip([*pauses, time - 1], states, strict=True)]
         return Watched(
@@ -373,7 +376,7 @@ class WorldModel(nn.Module):
         features = self.encoder(frames)
         with torch.no_grad():
             slots = self.slot_attention(features.grid)
-        evidence = torch.cat([features.embedding, self._heeded(context), slots.summary()], dim=-1)
+        evidence = torch.cat([features.embedding, self.transition.heeded(context), slots.summary()], dim=-1)
         return self.posterior(features.places, evidence)
 
     def _episode_starts(self, is_first: Tensor | None, batch: int, time: int, *, fresh: bool) -> Tensor:
@@ -382,9 +385,7 @@ class WorldModel(nn.Module):
             first = torch.zeros(batch, time, dtype=torch.bool, device=self.device)
         else:
             first = is_first.to(self.device, non_blocking=True)
-        if fresh:
-            first = torch.cat([torch.ones_like(first[:, :1]), first[:, 1:]], dim=1)
-        return first
+        return started(first) if fresh else first
 
     def _features(self, frames: Tensor, lesson: Lesson | None) -> FrameFeatures:
         """What the encoder makes of all frames, with a graph for those that teach it."""
@@ -433,56 +434,6 @@ class WorldModel(nn.Module):
             attention = self.schema.fuse(slots.attention, expected.flatten(0, 1))
             return expected, attention.unflatten(0, expected.shape[:2])
 
-    def _heeded(self, context: Tensor) -> Tensor:
-        """The context as belief and dynamics are given it: zeros where the Perceiver is not to be heard."""
-        return context if self.config.perceiver_context else torch.zeros_like(context)
-
-    def _carry(
-        self,
-        latents: Tensor,
-        last: Tensor | None,
-        context: Tensor,
-        actions: Tensor,
-        state: RecurrentState,
-        is_first: Tensor | None,
-        stops: Sequence[int],
-    ) -> tuple[Tensor, list[RecurrentState]]:
-        """The core over a clip, and its state after each frame in `stops` (the last of which ends the clip).
-
-        `last` is the latent of the frame before the first; None if there was none.
-        """
-        latents = self.prior.standardised(latents)
-        changes = changes_of(latents, None if last is None else self.prior.standardised(last), is_first)
-        outputs, states, start = [], [], 0
-        for stop in stops:
-            piece = slice(start, stop + 1)
-            first = None if is_first is None else is_first[:, piece]
-            inputs = (x[:, piece] for x in (latents, changes, context, actions))
-            output, state = self.core(*inputs, state, first)
-            outputs.append(output)
-            states.append(state)
-            start = stop + 1
-        return torch.cat(outputs, dim=1), states
-
-    @torch.no_grad()
-    def _motion(
-        self, latents: Tensor, last: Tensor | None, hidden: Tensor, actions: Tensor, is_first: Tensor | None
-    ) -> Motion | None:
-        """Where the motion leads after each frame and its action; the arguments are those of `_carry` and its h."""
-        if self.kinematics is None:
-            return None
-        pose = self.kinematics.to_pose(self.prior.standardised(latents))
-        before = None if last is None else self.kinematics.to_pose(self.prior.standardised(last))
-        seen = self.kinematics.seen(pose, changes_of(pose, before, is_first), hidden)
-        return self.kinematics.step(seen, actions)
-
-    @torch.no_grad()
-    def _guess(self, pose: Float[Tensor, "*batch pose"]) -> Float[Tensor, "*batch latent"]:
-        """The latents of poses, in the prior's units: the prior takes them as given, since kinematics has an objective
-        of its own (`losses.kinematics_loss`)."""
-        assert self.kinematics is not None
-        return self.kinematics.to_latents(pose)
-
     # ------------------------------------------------------------------ dreaming
 
     def dream(
@@ -492,20 +443,21 @@ class WorldModel(nn.Module):
         draw: Callable[[MixturePrior], Tensor],
     ) -> Imagined:
         """Step the belief forward on its own predictions. `draw` takes a latent from each prior."""
+        transition = self.transition
         state, hidden, z, motion = belief.recurrent, belief.hidden, belief.latents, belief.motion
         priors: list[MixturePrior] = []
         taken: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for action in actions.unbind(dim=1):
-            prior, last = self.prior(hidden, None if motion is None else self._guess(motion.pose)), z
+            prior, last = self.prior(hidden, transition.guess(motion)), z
             z = draw(prior)
             # Detached: the head foretells the context. Open to the dream's losses it served as one more latent, far
             # from any context that was ever watched.
-            context = self._heeded(self.context_head(torch.cat([hidden, z], dim=-1)).detach())
-            output, (state,) = self._carry(z[:, None], last, context[:, None], action[:, None], state, None, [0])
+            context = transition.heeded(self.context_head(torch.cat([hidden, z], dim=-1)).detach())
+            output, (state,) = transition.carry(z[:, None], last, context[:, None], action[:, None], state, None, [0])
             priors.append(prior)
             taken.append((z, context, hidden, output[:, 0]))
             hidden = output[:, 0]
-            led = self._motion(z[:, None], last, output, action[:, None], None)
+            led = transition.motion(z[:, None], last, output, action[:, None], None)
             motion = None if led is None else led[:, 0]
         latents, contexts, before, hiddens = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
         end = self._dreamt(belief, state, motion, before, latents, contexts, hiddens)
@@ -517,24 +469,12 @@ class WorldModel(nn.Module):
         A guess tells nothing that the belief did not know, so nothing is fed back, and no error of a guess is ever
         taken for an observation. All steps run at once.
         """
-        before, hidden, state = self.onward(belief.hidden, belief.recurrent, actions)
-        guess, motion = self.led_on(belief, actions)
-        prior = self.prior(before, guess)
-        latents = prior.mean()
-        context = self._heeded(self.context_head(torch.cat([before, latents], dim=-1)))
-        end = self._dreamt(belief, state, motion, before, latents, context, hidden)
-        return Imagined(prior, latents, context, before, hidden, self.prior.doubt(prior), end)
-
-    @torch.no_grad()
-    def led_on(
-        self, belief: Belief, actions: Float[Tensor, "batch k action"]
-    ) -> tuple[Float[Tensor, "batch k latent"] | None, Motion | None]:
-        """Where motion alone leads in each of the next k frames, in the prior's units, and the motion at the end; None
-        and None in a model without kinematics."""
-        if self.kinematics is None or belief.motion is None:
-            return None, None
-        poses, end = self.kinematics.onward(belief.motion, actions)
-        return self._guess(poses[:, :-1]), end
+        ahead = self.transition.foresee(belief, actions)
+        latents = ahead.prior.mean()
+        context = self.transition.heeded(self.context_head(torch.cat([ahead.before, latents], dim=-1)))
+        end = self._dreamt(belief, ahead.state, ahead.motion, ahead.before, latents, context, ahead.hidden)
+        doubt = self.prior.doubt(ahead.prior)
+        return Imagined(ahead.prior, latents, context, ahead.before, ahead.hidden, doubt, end)
 
     def _dreamt(
         self,
@@ -564,55 +504,6 @@ class WorldModel(nn.Module):
         """The maps with which the schema expects frames to be attended; `before` is h before each of them."""
         return self.schema(before.flatten(0, 1), latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
-    @torch.no_grad()
-    def reread(
-        self,
-        belief: Belief,
-        latents: Float[Tensor, "batch k latent"],
-        context: Float[Tensor, "batch k context"],
-        actions: Float[Tensor, "batch k action"],
-    ) -> Float[Tensor, "batch k hidden"]:
-        """h after each of k frames that follow a belief, had these latents and contexts been seen of them."""
-        stops = [latents.shape[1] - 1]
-        return self._carry(latents, belief.latents, context, actions, belief.recurrent, None, stops)[0]
-
-    def onward(
-        self,
-        hidden: Float[Tensor, "batch hidden"],
-        state: RecurrentState,
-        actions: Float[Tensor, "batch k action"],
-    ) -> tuple[Float[Tensor, "batch k hidden"], Float[Tensor, "batch k hidden"], RecurrentState]:
-        """Dynamics with closed eyes: h before and after each of the next k frames, and the core's state at the end."""
-        after, state = self.core.onward(actions, state)
-        return torch.cat([hidden[:, None].to(after.dtype), after[:, :-1]], dim=1), after, state
-
-    def conditions(
-        self,
-        latents: Float[Tensor, "batch time latent"],
-        context: Float[Tensor, "batch time context"],
-        actions: Float[Tensor, "batch time action"],
-        is_first: Bool[Tensor, "batch time"],
-        start: int,
-        steps: int,
-    ) -> tuple[Float[Tensor, "batch frames hidden"], Float[Tensor, "batch seen hidden"]]:
-        """The h from which the prior expects clips that were watched, with open eyes up to frame `start`, with closed
-        ones for `steps` more: just before each of these `start` + 1 + `steps` frames; and just after those seen."""
-        seen, batch = slice(0, start + 1), len(latents)
-        hidden, states = self._carry(
-            latents[:, seen],
-            None,
-            self._heeded(context[:, seen]),
-            actions[:, seen],
-            self.core.initial(batch),
-            is_first[:, seen],
-            [start],
-        )
-        watching = _shift(hidden, None, self._episode_starts(is_first[:, seen], batch, start + 1, fresh=True))
-        if not steps:
-            return watching, hidden
-        dreaming, _, _ = self.onward(hidden[:, start], states[0], actions[:, start + 1 : start + 1 + steps])
-        return torch.cat([watching, dreaming], dim=1), hidden
-
     def decode(
         self,
         latents: Float[Tensor, "batch time latent"],
@@ -632,6 +523,11 @@ class WorldModel(nn.Module):
         return self.decoder(latents.flatten(0, 1), maps, unsure).unflatten(0, latents.shape[:2])
 
     # ------------------------------------------------------------------ parameters
+
+    @property
+    def transition(self) -> Transition:
+        """How beliefs go from frame to frame."""
+        return Transition(self.prior, self.core, self.kinematics, hears=self.config.perceiver_context)
 
     @property
     def device(self) -> torch.device:
@@ -696,12 +592,3 @@ def _portions(batch: int, studied: int | None) -> tuple[list[slice], list[bool]]
 
 def _head(inputs: int, width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, outputs))
-
-
-def _shift(values: Tensor, before: Tensor | None, is_first: Tensor | None) -> Tensor:
-    """values[:, t-1] at t; `before` (or zero) at the first frame, and zero wherever an episode starts."""
-    start = torch.zeros_like(values[:, :1]) if before is None else before[:, None].to(values.dtype)
-    shifted = torch.cat([start, values[:, :-1]], dim=1)
-    if is_first is None:
-        return shifted
-    return shifted * (~is_first).to(shifted.dtype).reshape(*is_first.shape, *([1] * (values.ndim - 2)))

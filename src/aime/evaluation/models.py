@@ -60,7 +60,7 @@ def as_if_seen(model: Any, belief: Any, dream: Any, actions: Float[Tensor, "batc
     """
     if not isinstance(model, WorldModel):
         return dream
-    return replace(dream, hidden=model.reread(belief, dream.latents, dream.context, actions))
+    return replace(dream, hidden=model.transition.reread(belief, dream.latents, dream.context, actions))
 
 
 def nll_bound(

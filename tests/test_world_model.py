@@ -45,6 +45,20 @@ def test_float_frames_equal_their_bytes():
     assert torch.equal(as_float.latents, model.forward_sequence(frames, actions).latents)
 
 
+def test_what_is_watched_without_gradients_is_decoded_when_asked_for():
+    model = small_model().eval()
+    frames, actions = random_clip()
+    decoded = []
+    model.decoder.register_forward_hook(lambda *_: decoded.append(True))
+    with torch.no_grad():
+        output = model.forward_sequence(frames, actions)
+    assert not decoded
+    assert not output.reconstructions.requires_grad and decoded
+    taught = model.forward_sequence(frames, actions)
+    assert len(decoded) == 2 and taught.reconstruction_mean.requires_grad
+    assert torch.equal(taught.reconstructions, output.reconstructions)
+
+
 # ---------------------------------------------------------------------- dreams
 
 

@@ -141,7 +141,8 @@ class SequenceOutput:
     @cached_property
     def reconstruction_mean(self) -> Float[Tensor, "batch time 3 height width"]:
         """Mean of p(o[t] | z[t], A[t]), unclamped, as the likelihood uses it. Decoded when first asked for."""
-        return self.belief.model.decode(self.latents, self.attention_prior)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.latents.requires_grad):
+            return self.belief.model.decode(self.latents, self.attention_prior)
 
     @property
     def reconstructions(self) -> Float[Tensor, "batch time 3 height width"]:

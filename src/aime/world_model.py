@@ -236,7 +236,8 @@ class WorldModel(nn.Module):
         """
         check_clip(self.config, observations, actions, is_first)
         output = self._output(self.watch(to_unit_frames(observations), actions, is_first, sample=sample))
-        output.reconstruction_mean  # noqa: B018 - read out here, with the precision and the gradients of this call
+        if torch.is_grad_enabled():  # else it waits until it is asked for, if it ever is
+            output.reconstruction_mean  # noqa: B018 - with the precision and the gradients of this call
         return output
 
     def compute_total_loss(

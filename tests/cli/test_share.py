@@ -68,6 +68,25 @@ def test_its_evaluation_goes_along_to_five_digits(aime: Aime, run_folder: Path, 
     assert given == {"summary": {"psnr": 19.703, "nll": -0.00012346}, "steps": 1234567}
 
 
+def test_what_was_shared_is_shared_again_with_its_evaluation(
+    aime: Aime, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = evaluated(run_folder, tmp_path / "run", {"summary": {"psnr": 19.7}, "model": {"name": "aime", "step": 3}})
+    for source, target in ((run, "given"), (tmp_path / "given", "again")):
+        said = aime("share", source, "--out", tmp_path / target)
+        assert said.code == 0, said.err
+    again = json.loads((tmp_path / "again" / "evaluation.json").read_text("utf-8"))
+    assert again == {"summary": {"psnr": 19.7}, "model": {"name": "again", "step": 3}}
+
+
+def test_all_files_given_away_may_be_read_by_the_same_people(aime: Aime, run_folder: Path, tmp_path: Path) -> None:
+    assert aime("share", run_folder, "--out", tmp_path / "given", "--episodes", "0").code == 0
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "given").iterdir()}
+    (tmp_path / "any").touch()
+    assert set(modes.values()) == {(tmp_path / "any").stat().st_mode & 0o777}
+
+
 @pytest.mark.parametrize(
     ("found", "words"),
     [({"model": {"name": "aime", "step": 2}}, "of step 2, and what is shared of step 3"), ([], "cannot be read")],

@@ -94,7 +94,10 @@ def _evaluation(subject: Subject, name: str) -> tuple[dict[str, Any] | None, str
     Args:
         name: what the model is called in it, in place of the path that it was evaluated by.
     """
-    path = subject.folder / "evaluation" / "evaluation.json"
+    from aime.evaluation.report import REPORT
+
+    made, brought = subject.folder / "evaluation" / REPORT, subject.checkpoint.folder / REPORT
+    path = made if made.is_file() else brought  # a model that was shared before brings its own
     if not path.is_file():
         return None, ""
     try:
@@ -116,6 +119,7 @@ def _write(
 ) -> None:
     from aime.config import replace
     from aime.data.store import StoreWriter
+    from aime.evaluation.report import REPORT
     from aime.training.checkpoint import save_checkpoint
     from aime.training.locate import EPISODES
 
@@ -131,7 +135,7 @@ def _write(
     state = {"step": checkpoint.step, "trained_on": _trained_on(subject)}
     save_checkpoint(folder, subject.model, plain, state=state, half=flags.half)
     if evaluation is not None:
-        (folder / "evaluation.json").write_text(json.dumps(evaluation, separators=(",", ":")), "utf-8")
+        (folder / REPORT).write_text(json.dumps(evaluation, separators=(",", ":")), "utf-8")
     if not episodes:
         return
     with StoreWriter(folder / EPISODES, store.index.info) as writer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,7 @@ class Evaluation:
         save_file({name: values.contiguous() for name, values in flat.items()}, folder / CLIP_SCORES)
         writing = path.with_name(f".{REPORT}.writing")
         writing.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        shutil.copymode(writing, folder / CLIP_SCORES)  # which safetensors made for its owner's eyes alone
         writing.replace(path)
         return path
 

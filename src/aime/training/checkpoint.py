@@ -97,6 +97,8 @@ def save_checkpoint(
             for name, content in tensors.items():
                 save_file(_own_memory(content), writing / name)
             (writing / CONFIG).write_text(to_yaml(config), encoding="utf-8")
+            for name in tensors:  # safetensors makes its files for their owner's eyes alone
+                shutil.copymode(writing / CONFIG, writing / name)
             record = {
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,

@@ -37,7 +37,7 @@ class Foreseen:
 class Transition:
     """A model's way from one frame to the next.
 
-    Latents that come in and go out are those of the posterior; core and kinematics are told them in the prior's units.
+    Latents that come in are in the posterior's units; what motion guesses at is in the prior's, as the prior takes it.
     """
 
     prior: DPGMMPrior

@@ -30,6 +30,7 @@ def test_belief_is_read_without_gradient():
     assert torch.autograd.grad(expected[0, 0, 0], hidden, allow_unused=True)[0] is None
 
 
+@torch.no_grad()
 def test_fusion_lies_between_and_agrees_with_agreement():
     schema = make()
     seen, expected = blob(torch.tensor([[4.0, 4.0]])), blob(torch.tensor([[8.0, 8.0]]))

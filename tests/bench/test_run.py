@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from aime.bench import growth, loading, run, steps, watching
+from aime.bench import growth, loading, probe, run, steps, watching
 from aime.bench.config import CLIPS, SECTIONS, BenchConfig
 from aime.bench.figures import Figure, NotMeasured
 from aime.bench.probe import machine
@@ -19,7 +19,7 @@ from aime.bench.table import Report, cell, quantity
 from aime.bench.timing import Timing
 from aime.cli import main
 from aime.config import DataConfig, ModelSettings, TrainConfig
-from aime.errors import DataError
+from aime.errors import ConfigError, DataError
 from aime.presets import PRESETS
 from tests.data.making import make_store
 from tests.helpers import small_config
@@ -32,6 +32,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(model=ModelSettings(**sizes), data=DataConfig(batch_size=2))
     monkeypatch.setattr(run, "preset_config", lambda name: config)
     monkeypatch.setattr(run, "probe", lambda precision, device: Timing((0.1, 0.1)))
+    monkeypatch.setattr(probe, "SIZE", 64)
+    monkeypatch.setattr(probe, "_emulates_bf16", lambda: False)
     monkeypatch.setattr(growth, "GROWTH", (8, 16))
     monkeypatch.setattr(loading, "LENGTH", 40)
     monkeypatch.setattr(watching, "CROWD", 32)
@@ -66,6 +68,15 @@ def test_every_section_is_in_the_table_and_in_the_file(
     assert sum(f.value or 0 for f in figures if f.section == "pillars") == pytest.approx(1)
     assert {f.note for f in figures if f.value is None} == {"no process for it in this test"}
     assert content["machine"]["gpu"] is None or content["machine"]["device"] == "cuda"
+
+
+def test_bf16_that_is_emulated_is_not_measured(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_emulates_bf16", lambda: True)
+    report = measure(BenchConfig(presets=("tiny",), only=("step",), quick=True, sequence_length=6))
+    assert {f.precision for f in report.figures if f.section == "step"} == {"float32"}
+    assert {f.note for f in report.figures if f.precision == "bf16"} == {"this device has none"}
+    with pytest.raises(ConfigError, match="bf16 is not in this device's arithmetic"):
+        measure(BenchConfig(presets=("tiny",), only=("step",), precision="bf16"))
 
 
 def test_only_what_is_asked_for_is_measured(small: None) -> None:

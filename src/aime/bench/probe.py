@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -17,14 +18,30 @@ SIZE = 2048
 """Rows and columns of the matrices."""
 FLOP = 2 * SIZE**3
 """Floating-point operations of one product."""
+EMULATION_SIZE, EMULATION = 256, 10
+"""Rows of the products that tell whether bf16 is emulated, and how many times slower it is then at least."""
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 def precisions(device: torch.device) -> list[str]:
-    """The precisions that a device computes in; a CPU always does both, if not always fast."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return ["float32"]
-    return list(DTYPES)
+    """The precisions that a device computes in by itself."""
+    cuda = device.type == "cuda"
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else not _emulates_bf16()
+    return list(DTYPES) if bf16 else ["float32"]
+
+
+@cache
+def _emulates_bf16() -> bool:
+    """Whether this CPU's matrix products go number by number in bf16: a large one would take minutes there.
+
+    Asked of the clock, since no public flag of torch tells. Emulation is some sixty times slower than float32.
+    """
+
+    def best(dtype: torch.dtype) -> float:
+        a = torch.ones(EMULATION_SIZE, EMULATION_SIZE, dtype=dtype)
+        return min(seconds(lambda: a @ a, a.device) for _ in range(4))
+
+    return best(torch.bfloat16) > EMULATION * best(torch.float32)
 
 
 def product(precision: str, device: torch.device) -> Callable[[], object]:

@@ -54,7 +54,7 @@ def measure(config: BenchConfig) -> Report:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.precision not in ("auto", *precisions(device)):
-        raise ConfigError(f"precision {config.precision} is not supported by this GPU; take float32 or auto")
+        raise ConfigError(f"precision {config.precision} is not in this device's arithmetic; take float32 or auto")
     subjects = [_subject(name, config, device) for name in config.presets]
     if config.data_dir is not None and "loading" in config.only:
         store = EpisodeStore.open(config.data_dir)
@@ -81,7 +81,7 @@ def _probed(when: str, device: torch.device) -> Iterator[Figure]:
         if name in precisions(device):
             yield Figure.rate(what, FLOP, "FLOP/s", probe(name, device), section="probe", precision=name)
         else:
-            yield Figure(what, None, "FLOP/s", note="this GPU has none", section="probe", precision=name)
+            yield Figure(what, None, "FLOP/s", note="this device has none", section="probe", precision=name)
 
 
 def _section(section: Section, subject: Subject, config: BenchConfig) -> list[Figure]:

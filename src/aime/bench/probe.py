@@ -34,7 +34,7 @@ def precisions(device: torch.device) -> list[str]:
 def _emulates_bf16() -> bool:
     """Whether this CPU's matrix products go number by number in bf16: a large one would take minutes there.
 
-    Asked of the clock, since no public flag of torch tells. Emulation is some sixty times slower than float32.
+    Asked of the clock, since no public flag of torch tells. Emulation is tens of times slower than float32.
     """
 
     def best(dtype: torch.dtype) -> float:

@@ -261,6 +261,11 @@ class OptimizerConfig:
     """Further updates of dynamics and prior after those, on latents watched lately."""
     rehearsal_clips: int = 16
     """Clips in each of those."""
+    consolidation: float = 0.2
+    """Share of a run, its last part, in which perception rests: dynamics and prior learn from latents that no longer
+    change, and the decoder from what they guess. 0 for none, as without rehearsals."""
+    consolidation_clips: int = 64
+    """Clips in each rehearsal of that part: what is left to learn there is less than the noise of a few clips."""
     n_critic: int = 1
     """Discriminator updates per update of the model."""
     discriminator_learning_rate: float = 0.0002
@@ -280,8 +285,9 @@ class OptimizerConfig:
             "rehearsals",
         ):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("n_critic", "rehearsal_clips"):
+        for name in ("n_critic", "rehearsal_clips", "consolidation_clips"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(0 <= self.consolidation < 1, f"consolidation must be in [0, 1), not {self.consolidation}")
 
 
 @dataclass(frozen=True)
@@ -400,6 +406,12 @@ class TrainConfig:
                 )
 
     @property
+    def consolidation(self) -> float:
+        """Share of the run, its last part, that is for consolidation: 0 for a peer, or where nothing is rehearsed."""
+        rehearses = self.world_model == "aime" and self.optimizer.rehearsals > 0
+        return self.optimizer.consolidation if rehearses else 0.0
+
+    @property
     def run_path(self) -> Path:
         """Where the run is."""
         return self.run_dir or Path("runs") / self.data.env
@@ -415,6 +427,8 @@ AIMES_ALONE: dict[str, tuple[str, ...]] = {
         "second_looks",
         "rehearsals",
         "rehearsal_clips",
+        "consolidation",
+        "consolidation_clips",
     ),
 }
 """The settings that a peer does not have, by group."""

@@ -113,7 +113,7 @@ def elbo(
 ) -> Tensor:
     """Minus the evidence lower bound of the watched frames, in nats per frame; `frames` are those that were decoded."""
     prior = watched.prior
-    parts["recon_nll"] = _frame_nll(model, "frame", frames, mean, shown, settings).mean()
+    parts["recon_nll"] = frame_nll(model, "frame", frames, mean, shown, settings).mean()
     parts["kl_latent"] = latent_kl(watched.latent_mean, watched.latent_log_var, watched.latents, prior, settings).mean()
     parts["guess_loss"] = guess_loss(model, watched.latent_mean, prior).mean()
     parts["kl_sticks"] = prior.kl_sticks().mean()
@@ -266,22 +266,15 @@ def dreamed(
         sampled_kls.append(_expected(watched, draws.prior, start))
         there = at[(at > start) & (at <= start + steps)]
         there = there[torch.randperm(len(there))[: settings.rollout_frames].sort().values]
-        horizons = there - start - 1
         if len(there):
-            ahead_by, shown_at = placed(horizons, frames), placed(there, frames)
-            expected, truth = foreseen.prior[:, ahead_by], frames[:, shown_at]
-            latents = expected.mean()
-            with torch.no_grad():
-                maps = model.expect_attention(foreseen.before[:, ahead_by], latents)
-                # How unsure a guess is, the latents that come true decide, not its picture.
-                doubt = model.prior.doubt(expected)
-            shown = veil(maps)
-            guessed = model.decode(latents, shown.maps, doubt)
-            nlls.append(_frame_nll(model, "dream", truth, guessed, shown, settings).mean())
-            psnrs.append(_psnr(truth, guessed))
+            ahead_by, truth = placed(there - start - 1, frames), frames[:, placed(there, frames)]
+            guessed = guessed_frames(model, truth, foreseen.prior[:, ahead_by], foreseen.before[:, ahead_by], settings)
+            nlls.append(guessed.nll)
+            psnrs.append(guessed.psnr)
             if settings.adversary:
                 # It asks what is told with certainty to look real, not what is soft for want of knowing.
-                dreams.append(DreamedFrames(there, model.decode(latents[:judged].detach(), shown.maps[:judged])))
+                latents, maps = guessed.latents[:judged].detach(), guessed.shown.maps[:judged]
+                dreams.append(DreamedFrames(there, model.decode(latents, maps)))
     losses = {"rollout_kl": kls, "rollout_guess": guesses, "sampled_kl": sampled_kls}
     parts |= {name: torch.stack(values).mean() for name, values in losses.items()}
     if nlls:
@@ -296,6 +289,35 @@ def dreamed(
     if nlls:
         loss = loss + settings.lambda_dream * parts["rollout_nll"]
     return settings.lambda_rollout * settings.beta * loss, dreams
+
+
+@dataclass(frozen=True)
+class GuessedFrames:
+    """Frames of best guesses, decoded with their doubt, beside what came true."""
+
+    latents: Float[Tensor, "batch guessed latent"]
+    shown: Shown
+    nll: Float[Tensor, ""]
+    psnr: Float[Tensor, ""]
+
+
+def guessed_frames(
+    model: WorldModel,
+    truth: Float[Tensor, "batch guessed 3 height width"],
+    expected: MixturePrior,
+    before: Float[Tensor, "batch guessed hidden"],
+    settings: LossConfig,
+) -> GuessedFrames:
+    """Decode best guesses: the means of what was expected of each frame, given h before it."""
+    latents = expected.mean()
+    with torch.no_grad():
+        maps = model.expect_attention(before, latents)
+        # How unsure a guess is, the latents that come true decide, not its picture.
+        doubt = model.prior.doubt(expected)
+    shown = veil(maps)
+    guessed = model.decode(latents, shown.maps, doubt)
+    nll = frame_nll(model, "dream", truth, guessed, shown, settings).mean()
+    return GuessedFrames(latents, shown, nll, _psnr(truth, guessed))
 
 
 def _expected(watched: Watched, prior: MixturePrior, start: int) -> Tensor:
@@ -370,9 +392,7 @@ def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, pa
     parts["sigma"] = model.noise.log_sigma("frame")[0].exp()
 
 
-def _frame_nll(
-    model: WorldModel, name: str, frames: Tensor, mean: Tensor, shown: Shown, settings: LossConfig
-) -> Tensor:
+def frame_nll(model: WorldModel, name: str, frames: Tensor, mean: Tensor, shown: Shown, settings: LossConfig) -> Tensor:
     """−log p(o | z, A) of each frame (B, T), under attention's precision.
 
     The map is taken as given: it says which errors matter. If the likelihood could move it, attention would flee from

@@ -6,7 +6,8 @@ of a clip that was watched once, and encoder and decoder from its single frames,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,8 @@ from aime.belief import compute_kl_divergence_mc
 from aime.config import LossConfig
 from aime.inputs import to_unit_frames
 from aime.lesson import placed, rollout_length
-from aime.losses import guess_loss, kinematics_loss
+from aime.losses import frame_nll, guess_loss, guessed_frames, kinematics_loss
+from aime.observation import veil
 
 if TYPE_CHECKING:
     from aime.world_model import WorldModel
@@ -34,6 +36,18 @@ class Recollection:
     context: Float[Tensor, "clips time context"]
     actions: Float[Tensor, "clips time action"]
     is_first: Bool[Tensor, "clips time"]
+
+    def clip(self, start: int, stop: int) -> Recollection:
+        """A stretch of each."""
+        return self._each(lambda x: x[:, start:stop])
+
+    @classmethod
+    def together(cls, several: Sequence[Recollection]) -> Recollection:
+        """The clips of several, of one length, as one."""
+        return cls(*(torch.cat([getattr(one, f.name) for one in several]) for f in fields(cls)))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Recollection:
+        return Recollection(*(change(getattr(self, f.name)) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -90,9 +104,54 @@ def rehearse_perception(model: WorldModel, seen: Glimpses, settings: LossConfig)
     return gaussian_nll_of(error, model.noise.taught("frame", settings.sigma_floor)[0], even, frames.shape[1]).mean()
 
 
+def rehearse_decoder(
+    model: WorldModel, seen: Recollection, look: Callable[[Tensor], Tensor], settings: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What the decoder can learn by itself: −log p(o | z), in nats per frame, of frames from what was seen of them and
+    from what dynamics guesses; and its parts, detached.
+
+    The better dynamics guesses, the more of a guess the decoder may believe.
+
+    Args:
+        look: the frames of the clips at some places (n,), as (clips, n, 3, H, W).
+    """
+    time = seen.mean.shape[1]
+    steps = rollout_length(time, settings)
+    start = int(torch.randint(time - steps, ()))
+    ahead = steps if steps and settings.lambda_dream else 0
+    choice = start + 1 + torch.randperm(steps) if ahead else torch.randperm(time)
+    chosen = choice[: settings.rollout_frames].sort().values
+    frames, at = to_unit_frames(look(chosen).to(seen.mean.device)), placed(chosen, seen.mean)
+    mean, log_var = seen.mean[:, at], seen.log_var[:, at]
+    watched = seen.mean, seen.context, seen.actions, seen.is_first
+    with torch.no_grad():
+        latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+        before, _ = model.transition.conditions(*watched, time - 1, 0)
+        shown = veil(model.expect_attention(before[:, at], latents))
+    nll = frame_nll(model, "frame", frames, model.decode(latents, shown.maps), shown, settings).mean()
+    loss, parts = settings.lambda_recon * nll, {"recon_nll": nll.detach()}
+    if ahead:
+        with torch.no_grad():
+            before, hidden = model.transition.conditions(*watched, start, steps)
+            guess = None
+            if model.kinematics is not None:
+                _, told = kinematics_loss(model, seen.mean, hidden, seen.actions, seen.is_first, steps)
+                guess = F.pad(told, (0, 0, 1, 0))[:, at]
+            expected = model.prior(before[:, at], guess)
+        guessed = guessed_frames(model, frames, expected, before[:, at], settings)
+        loss = loss + settings.lambda_rollout * settings.beta * settings.lambda_dream * guessed.nll
+        parts |= {"rollout_nll": guessed.nll.detach(), "dream_psnr": guessed.psnr}
+    return loss, parts
+
+
 def perception_parameters(model: WorldModel) -> list[nn.Parameter]:
     """What `rehearse_perception` trains."""
     return _parameters(model.encoder, model.posterior, model.decoder)
+
+
+def decoder_parameters(model: WorldModel) -> list[nn.Parameter]:
+    """What `rehearse_decoder` trains."""
+    return _parameters(model.decoder)
 
 
 def dynamics_parameters(model: WorldModel) -> list[nn.Parameter]:

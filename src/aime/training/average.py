@@ -59,6 +59,13 @@ class WeightAverage:
             mean.copy_(parameter)
         self.steps = steps
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The model goes on from the average, which begins anew."""
+        for mean, parameter in zip(self._means, self._model.parameters(), strict=True):
+            parameter.copy_(mean)
+        self.steps = 0
+
     def learning(self) -> dict[str, Tensor]:
         """While the average is in place: the weights that learn, by name."""
         names = (name for name, _ in self._model.named_parameters())

@@ -45,8 +45,9 @@ class MeanMeter:
         }
 
     def reset(self) -> None:
-        """Begin again."""
-        self._sums = torch.zeros_like(self._sums)
+        """Begin again, also with the names: a run's last part has others."""
+        self._names = []
+        self._sums = self._sums.new_zeros(2, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far as JSON values, exact: a checkpoint between two lines of the log keeps them."""

@@ -12,20 +12,35 @@ LONGEST_WARMUP = 0.1
 """Share of a run, of its steps or of its time, within which the rate has risen at the latest."""
 
 
-def lr_factor(step: int, config: OptimizerConfig, max_steps: int, time_over: float = 0.0) -> float:
+def consolidates(step: int, share: float, max_steps: int, time_over: float = 0.0) -> bool:
+    """Whether step number `step` (from 0) is in the last `share` of the run, of its steps or of its time."""
+    return share > 0 and max(step / max_steps, time_over) >= 1 - share
+
+
+def lr_factor(
+    step: int, config: OptimizerConfig, max_steps: int, time_over: float = 0.0, consolidation: float = 0.0
+) -> float:
     """Share of the peak learning rate that update number `step` (from 0) takes, in (0, 1].
 
     It rises linearly over `lr_warmup_steps`, though never over more than a tenth of the run, of its steps or of its
     time, so that a short run trains, too, and one on a slow machine. Then it stays ("constant") or falls along half a
     cosine to a tenth at `max_steps` ("cosine"), or at the end of the time that the run has, of which the share
     `time_over` is over.
+
+    Where the last share of the run, `consolidation`, is for what learns with eyes closed, all of that is over when it
+    begins, and a second cosine (Loshchilov and Hutter, 2017, arXiv 1608.03983) falls from the peak to the run's end.
     """
     warmup = min(config.lr_warmup_steps, int(LONGEST_WARMUP * max_steps))
     if step < warmup and time_over < LONGEST_WARMUP:
         return max((step + 1) / warmup, time_over / LONGEST_WARMUP)
     if config.lr_schedule == "constant":
         return 1.0
-    done = min(1.0, max((step - warmup) / max(1, max_steps - warmup), time_over))
+    awake = 1 - consolidation
+    if consolidates(step, consolidation, max_steps, time_over):
+        done = (max(step / max_steps, time_over) - awake) / consolidation
+    else:
+        done = max((step - warmup) / max(1.0, awake * max_steps - warmup), time_over / awake)
+    done = min(1.0, done)
     return FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 

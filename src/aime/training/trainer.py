@@ -21,9 +21,11 @@ from aime.config import UNLIMITED_STEPS, TrainConfig
 from aime.data.dataset import BatchStream, WindowDataset
 from aime.errors import ConfigError
 from aime.pictures import plot_metrics, write_run_pictures
+from aime.rehearsal import Recollection
+from aime.training.album import Album, watch_episode
 from aime.training.build import build_model, build_updater
 from aime.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from aime.training.device import resolve_device
+from aime.training.device import autocast, resolve_device
 from aime.training.disk import disk_errors
 from aime.training.distributed import World, any_rank, broadcast_from_first, join_world
 from aime.training.guard import NotFinite, SkippedSteps, diagnosis
@@ -35,9 +37,9 @@ from aime.training.prepare import open_episodes, resolve_settings
 from aime.training.progress import Display, Pace
 from aime.training.random_state import random_state, restore_random_state, seed_everything
 from aime.training.runs import RunFolder
-from aime.training.schedule import beta_at, lr_factor
+from aime.training.schedule import beta_at, consolidates, lr_factor
 from aime.training.stop import StopWish, stop_on_signal
-from aime.training.update import Outcome
+from aime.training.update import Outcome, Updater
 from aime.world_model import WorldModel
 
 log = logging.getLogger("aime")
@@ -96,6 +98,8 @@ class Trainer:
         self.stream = self._open_stream()
         self.meter = MeanMeter(self.device)
         self.skipped = SkippedSteps(self.device)
+        self._album: Album | None = None
+        self._rests_since: int | None = None  # the step from which on, if perception does
         self.step, elapsed = 0, 0.0
         if checkpoint is not None:
             self.step, elapsed = self._restore(checkpoint)
@@ -127,7 +131,7 @@ class Trainer:
         with stop_on_signal() as wish, display.running():
             self.pace.begin()
             while self.step < config.max_steps and self.time_over < 1 and not self._stop(wish):
-                outcome = self.advance(next(self.stream))
+                outcome = self.consolidate() if self.consolidates else self.advance(next(self.stream))
                 display.advance(self.step)
                 if self._due(config.log_every):
                     self.write_log(outcome, display)
@@ -137,7 +141,8 @@ class Trainer:
         self._finish(wish, began)
 
     def advance(self, batch: dict[str, Tensor]) -> Outcome:
-        """One training step."""
+        """One training step, in which everything learns."""
+        self._rests_since = self._album = None
         # Episode starts stay on the host: the core looks for resets there, and would have to wait for a GPU.
         batch = {
             name: tensor if name == "is_first" else tensor.to(self.device, non_blocking=True)
@@ -145,7 +150,30 @@ class Trainer:
         }
         self.model.train()
         self._applied = {"learning_rate": self.config.optimizer.learning_rate * self.lr_factor, "beta": self.beta}
-        outcome = self.updater.step(batch, lr_factor=self.lr_factor, beta=self.beta)
+        return self._took(self.updater.step(batch, lr_factor=self.lr_factor, beta=self.beta))
+
+    def consolidate(self) -> Outcome:
+        """One step of the run's last part, in which perception rests."""
+        updater, model, store = self.updater, self.model, self.store
+        assert isinstance(updater, Updater)  # a peer has no such part
+        if self._album is None:
+            self._album = Album(store, self.config.model.sequence_length, self.config.seed + self.world.rank)
+        if self._rests_since is None:
+            self._rests_since = self.step
+            updater.average.settle()
+            log.info("step %d: perception rests from here on, and dynamics learns from what it sees", self.step)
+
+        def watch(episode: int) -> Recollection:
+            with autocast(self.device, self.config.precision):
+                return watch_episode(model, store, episode)
+
+        self._album.open(self.step - self._rests_since, watch)
+        self._applied = {"learning_rate": self.config.optimizer.learning_rate * self.lr_factor, "beta": self.beta}
+        model.train()
+        return self._took(updater.consolidate(self._album, lr_factor=self.lr_factor, beta=self.beta))
+
+    def _took(self, outcome: Outcome) -> Outcome:
+        """Count a step."""
         self.meter.add(outcome.scalars, ~outcome.skipped)
         self.step += 1
         others = {"a loss of another process": ~outcome.skipped} if self.world.size > 1 else {}
@@ -168,7 +196,7 @@ class Trainer:
             self.log.write(self.step, figures)
         minutes = self.config.max_minutes
         left = None if minutes is None else 60 * minutes - self.pace.elapsed
-        display.figures(self.step, means["total_vae_loss"], self.pace, left)
+        display.figures(self.step, means[outcome.headline], self.pace, left)
 
     def do_what_is_due(self) -> None:
         """Look, draw and save where this step asks for it. None of that is training, so none of its time counts."""
@@ -205,6 +233,8 @@ class Trainer:
             "meter": self.meter.state_dict(),
             "skipped": self.skipped.state_dict(),
             "elapsed_seconds": self.pace.elapsed,
+            "rests_since": self._rests_since,
+            "averaged_steps": self.updater.average.steps,
         }
         with self.updater.average.in_place():
             self._newest = save_checkpoint(
@@ -256,7 +286,13 @@ class Trainer:
     @property
     def lr_factor(self) -> float:
         """Share of the peak learning rate in the next step."""
-        return lr_factor(self.step, self.config.optimizer, self.config.max_steps, self.time_over)
+        config = self.config
+        return lr_factor(self.step, config.optimizer, config.max_steps, self.time_over, config.consolidation)
+
+    @property
+    def consolidates(self) -> bool:
+        """Whether perception rests in the next step."""
+        return consolidates(self.step, self.config.consolidation, self.config.max_steps, self.time_over)
 
     @property
     def time_over(self) -> float:
@@ -331,7 +367,8 @@ class Trainer:
         """Put everything where the checkpoint left it; its step, and the seconds it took until there."""
         state = checkpoint.state
         checkpoint.restore_model(self.model)
-        self.updater.average.restart(checkpoint.step)
+        self.updater.average.restart(state.get("averaged_steps", checkpoint.step))
+        self._rests_since = state.get("rests_since")
         checkpoint.restore_training(self.model, self.updater.optimizers, self.updater.balancer, self.updater.memory)
         self.stream.load_state_dict(state["data"])
         self.meter.load_state_dict(state["meter"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,11 +23,14 @@ from aime.outputs import Judged, SequenceOutput
 from aime.rehearsal import (
     Glimpses,
     Recollection,
+    decoder_parameters,
     dynamics_parameters,
     perception_parameters,
+    rehearse_decoder,
     rehearse_dynamics,
     rehearse_perception,
 )
+from aime.training.album import Album
 from aime.training.average import WeightAverage
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
@@ -38,6 +42,8 @@ OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial
 """The losses that are balanced against each other."""
 ADVERSARY = "discriminator_loss"
 """The loss that trains the discriminator alone."""
+REHEARSAL = "rehearsal_loss"
+"""The loss of dynamics and prior while perception rests."""
 SMALLEST = 1e-3
 """Norm that a parameter is taken to have at least, when its gradient is clipped in proportion."""
 RELOCATE_EVERY = 10
@@ -55,7 +61,9 @@ class Outcome:
     skipped: Bool[Tensor, ""]
     """Whether the step was skipped, on any rank and so on all."""
     balance: Any
-    """The balancer's report; None if it was not asked, because a loss was not finite."""
+    """The balancer's report; None if it was not asked: a loss was not finite, or there was one objective alone."""
+    headline: str = "total_vae_loss"
+    """The scalar that says in one number how training goes."""
 
 
 class Updater:
@@ -137,6 +145,39 @@ class Updater:
         self._guard.restore_if(bad)
         broadcast_from_first(self.model.buffers(), self._world)
         return Outcome(scalars, finite, bad, balance)
+
+    def consolidate(self, album: Album, *, lr_factor: float, beta: float) -> Outcome:
+        """While perception rests, dynamics and prior learn from its latents, which no longer change, and the decoder
+        from what they guess.
+
+        Where perception learns, dynamics runs after latents that move, and has to do with the few clips that were
+        watched since they last moved far.
+        """
+        self._set_rates(lr_factor)
+        self._guard.remember()
+        model, settings = self.model, self.config.optimizer
+        loss = replace(self.config.loss, beta=beta)
+        scalars: dict[str, Tensor] = {}
+
+        def dynamics() -> Tensor:
+            objective = rehearse_dynamics(model, album.draw(settings.consolidation_clips)[0], loss)
+            scalars[REHEARSAL] = objective.detach()
+            return objective
+
+        def decoder() -> Tensor:
+            seen, windows = album.draw(self.config.data.batch_size)
+            objective, parts = rehearse_decoder(model, seen, partial(album.frames, windows), loss)
+            scalars.update(parts)
+            return objective
+
+        bad = any_rank(torch.zeros((), dtype=torch.bool, device=model.device), self._world)
+        bad = self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad)
+        bad = self._again(decoder, decoder_parameters(model), 1, bad)
+        self.average.follow()
+        self._guard.restore_if(bad)
+        broadcast_from_first(model.buffers(), self._world)
+        finite = {name: torch.isfinite(value) for name, value in scalars.items()} | {"gradient of the rehearsals": ~bad}
+        return Outcome(scalars, finite, bad, None, headline=REHEARSAL)
 
     def _remember(self, batch: Mapping[str, Tensor], output: SequenceOutput, bad: Tensor) -> None:
         """Keep the latents of the clips, and as many of their frames as a step decodes."""

@@ -1,0 +1,121 @@
+"""Whole episodes as perception sees them once it rests: watched once, learned from at any place.
+
+    album = Album(store, sequence_length=48, seed=0)
+    album.open(step, watch)          # before each step; watches the episodes that are not in it yet
+    seen, windows = album.draw(64)   # clips of latents at random …
+    album.frames(windows, at)        # … and what they look like
+
+A memory of clips that were watched (`aime.training.memory`) holds the same stretches over and over, and dynamics comes
+to know each by its actions. Here a clip begins at any frame. An album is not saved: perception that rests sees again
+what it saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from aime.data.dataset import Window, WindowDataset, read_window
+from aime.data.store import EpisodeStore
+from aime.inputs import to_unit_frames
+from aime.rehearsal import Recollection
+from aime.world_model import OBSERVE_CHUNK, WorldModel
+
+FIRST_FRAMES = 2**14
+"""Frames that are watched before the first step, at most."""
+MOST_FRAMES = 2**17
+"""Frames that it holds. Of more, one episode goes and another comes at each step."""
+
+
+class Album:
+    """The training episodes, or in turn as many as it holds, as a resting model sees them.
+
+    Args:
+        store: where the episodes are; those shorter than a clip are left out.
+        sequence_length: frames in a clip.
+        seed: decides in which order they come.
+    """
+
+    def __init__(self, store: EpisodeStore, sequence_length: int, seed: int) -> None:
+        dataset = WindowDataset(store, "train", sequence_length)
+        order = np.random.default_rng(np.random.SeedSequence([seed, len(dataset.episodes)])).permutation(
+            len(dataset.episodes)
+        )
+        self._store, self._clip = store, sequence_length
+        self._ids: list[int] = dataset.episodes[order].tolist()
+        self._lengths: list[int] = dataset.lengths[order].tolist()
+        self._pages: dict[int, Recollection] = {}
+        """By turn, which goes on counting where the episodes begin again."""
+
+    def open(self, step: int, watch: Callable[[int], Recollection]) -> None:
+        """Have the episodes in it that belong to step number `step` (from 0); `watch` sees one, by its id."""
+        wanted = self._turns(step)
+        for turn in [turn for turn in self._pages if turn not in wanted]:
+            del self._pages[turn]
+        for turn in wanted:
+            if turn not in self._pages:
+                self._pages[turn] = watch(self._ids[turn % len(self._ids)])
+        self._starts = torch.tensor([self._length(turn) - self._clip + 1 for turn in wanted])
+
+    def draw(self, clips: int) -> tuple[Recollection, list[Window]]:
+        """Clips at random, each place in the episodes as likely as the next; and where they are."""
+        ends = self._starts.cumsum(0)
+        place = torch.randint(int(ends[-1]), (clips,))
+        page = torch.searchsorted(ends, place, right=True)
+        start = place - (ends - self._starts)[page]
+        turns = list(self._pages)
+        windows, pieces = [], []
+        for turn, at in zip([turns[n] for n in page.tolist()], start.tolist(), strict=True):
+            windows.append(Window(self._ids[turn % len(self._ids)], at))
+            pieces.append(self._pages[turn].clip(at, at + self._clip))
+        return Recollection.together(pieces), windows
+
+    def frames(self, windows: list[Window], at: Int64[Tensor, " n"]) -> UInt8[Tensor, "clips n 3 height width"]:
+        """Some frames of clips that were drawn, the same of each."""
+        clips = (read_window(self._store, window, self._clip, ["observations"]) for window in windows)
+        return torch.stack([clip["observations"][at] for clip in clips])
+
+    def _length(self, turn: int) -> int:
+        return self._lengths[turn % len(self._lengths)]
+
+    def _turns(self, step: int) -> range:
+        """The turns that are in it at a step: all if they fit, else the latest."""
+        first, frames = 0, 0
+        while first < len(self._ids) and (first == 0 or frames + self._length(first) <= FIRST_FRAMES):
+            frames += self._length(first)
+            first += 1
+        end = first + step
+        if sum(self._lengths) <= MOST_FRAMES:
+            return range(min(end, len(self._ids)))
+        begin, frames = end, 0
+        while begin > 0 and (begin == end or frames + self._length(begin - 1) <= MOST_FRAMES):
+            begin -= 1
+            frames += self._length(begin)
+        return range(begin, end)
+
+
+@torch.no_grad()
+def watch_episode(model: WorldModel, store: EpisodeStore, episode: int) -> Recollection:
+    """A whole episode as a model sees it, which learns nothing from that."""
+    length = store.record(episode).length
+    item = read_window(store, Window(episode, 0), length, ["observations", "actions", "is_first"])
+    frames, actions = (item[name][None].to(model.device) for name in ("observations", "actions"))
+    first = item["is_first"][None]  # stays on the host, where the core looks for resets
+    training, belief, pieces = model.training, None, []
+    model.eval()
+    try:
+        for start in range(0, length, OBSERVE_CHUNK):
+            piece = slice(start, start + OBSERVE_CHUNK)
+            seen = model.watch(
+                to_unit_frames(frames[:, piece]), actions[:, piece], first[:, piece], belief, sample=False
+            )
+            belief = seen.belief
+            pieces.append((seen.latent_mean, seen.latent_log_var, seen.perceived_context))
+    finally:
+        model.train(training)
+    mean, log_var, context = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+    return Recollection(mean, log_var, context, actions, first)

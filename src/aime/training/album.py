@@ -1,6 +1,6 @@
 """Whole episodes as perception sees them once it rests: watched once, learned from at any place.
 
-    album = Album(store, sequence_length=48, seed=0)
+    album = Album(store, sequence_length=48, seed=0, trained_on=10_000)
     album.open(step, watch)          # before each step; watches the episodes that are not in it yet
     seen, windows = album.draw(64)   # clips of latents at random …
     album.frames(windows, at)        # … and what they look like
@@ -26,9 +26,9 @@ from aime.rehearsal import Recollection
 from aime.world_model import OBSERVE_CHUNK, WorldModel
 
 FIRST_FRAMES = 2**14
-"""Frames that are watched before the first step, at most."""
+"""Frames that are watched before the first step, at most; at each step one more episode is."""
 MOST_FRAMES = 2**17
-"""Frames that it holds. Of more, one episode goes and another comes at each step."""
+"""Frames that it holds. Where there are more, the oldest episode goes when another comes."""
 
 
 class Album:
@@ -38,14 +38,17 @@ class Album:
         store: where the episodes are; those shorter than a clip are left out.
         sequence_length: frames in a clip.
         seed: decides in which order they come.
+        trained_on: frames that training has seen so far. To watch many more at once would cost a short run more time
+            than training did.
     """
 
-    def __init__(self, store: EpisodeStore, sequence_length: int, seed: int) -> None:
+    def __init__(self, store: EpisodeStore, sequence_length: int, seed: int, trained_on: int) -> None:
         dataset = WindowDataset(store, "train", sequence_length)
         order = np.random.default_rng(np.random.SeedSequence([seed, len(dataset.episodes)])).permutation(
             len(dataset.episodes)
         )
         self._store, self._clip = store, sequence_length
+        self._first_frames = min(FIRST_FRAMES, trained_on)
         self._ids: list[int] = dataset.episodes[order].tolist()
         self._lengths: list[int] = dataset.lengths[order].tolist()
         self._pages: dict[int, Recollection] = {}
@@ -85,7 +88,7 @@ class Album:
     def _turns(self, step: int) -> range:
         """The turns that are in it at a step: all if they fit, else the latest."""
         first, frames = 0, 0
-        while first < len(self._ids) and (first == 0 or frames + self._length(first) <= FIRST_FRAMES):
+        while first < len(self._ids) and (first == 0 or frames + self._length(first) <= self._first_frames):
             frames += self._length(first)
             first += 1
         end = first + step

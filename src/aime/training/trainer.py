@@ -156,12 +156,14 @@ class Trainer:
         """One step of the run's last part, in which perception rests."""
         updater, model, store = self.updater, self.model, self.store
         assert isinstance(updater, Updater)  # a peer has no such part
-        if self._album is None:
-            self._album = Album(store, self.config.model.sequence_length, self.config.seed + self.world.rank)
         if self._rests_since is None:
             self._rests_since = self.step
             updater.average.settle()
             log.info("step %d: perception rests from here on, and dynamics learns from what it sees", self.step)
+        if self._album is None:
+            length, seed = self.config.model.sequence_length, self.config.seed + self.world.rank
+            frames = self._rests_since * self.config.data.batch_size * length
+            self._album = Album(store, length, seed, trained_on=frames)
 
         def watch(episode: int) -> Recollection:
             with autocast(self.device, self.config.precision):

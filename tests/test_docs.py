@@ -238,7 +238,7 @@ def test_the_metrics_are_those_that_troubleshooting_lists(tmp_path: Path, monkey
     """
     store = write_store(tmp_path / "ball")
     monkeypatch.setattr(Trainer, "draw", lambda self: [])
-    config = small_settings(tmp_path / "run", store, max_steps=1, log_every=1, eval_every=1)
+    config = small_settings(tmp_path / "run", store, max_steps=5, log_every=1, eval_every=5)
     trainer = Trainer(config)
     trainer.run()
     trainer.close()

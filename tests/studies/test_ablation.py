@@ -68,7 +68,7 @@ def result(values: torch.Tensor) -> Result:
         "summary": {"state_r2": 0.5, "nll_nats_per_dimension": -1.0},
         "scores": {"dream": {"moving_psnr": curve}},
     }
-    return Result("a", TrainConfig(), 1, 1.0, found, dict.fromkeys(("dream", "ceiling", "shuffled"), metrics))
+    return Result("a", TrainConfig(), 1, 1, 1.0, found, dict.fromkeys(("dream", "ceiling", "shuffled"), metrics))
 
 
 def test_a_second_seed_on_the_same_clips_is_no_new_clip() -> None:

@@ -57,7 +57,9 @@ def test_the_table_says_what_the_runs_wrote_and_is_not_made_twice(data: Path, no
         assert row["moving PSNR, dB"].startswith(f"{found['scores']['dream']['moving_psnr']['average']:.2f} [")
         assert row["at 5"] == f"{found['scores']['dream']['moving_psnr']['mean'][4]:.1f}" and row["at 40"] == "–"
         (run,) = [run for run in written["runs"] if run["model"] == model]
-        frames = state["step"] * 8 * small_clip()
+        watched = state["step"] if state["rests_since"] is None else state["rests_since"]
+        assert run["steps_that_watched"] == watched
+        frames = watched * 8 * small_clip()
         assert run["frames_per_second"] == pytest.approx(frames / state["elapsed_seconds"])
         assert run["training_seconds"] >= 60 * MINUTES
     assert cells(report.text, "copy last")["reconstruction"] == cells(report.text, "mean frame")["steps"] == "–"
@@ -214,7 +216,7 @@ def result(values: torch.Tensor, name: str) -> Result:
         "data": {"places": places},
         "scores": {"dream": {"moving_psnr": curve}},
     }
-    return Result(name, TrainConfig(), 1, 1.0, found, {"dream": {"moving_psnr": values}})
+    return Result(name, TrainConfig(), 1, 1, 1.0, found, {"dream": {"moving_psnr": values}})
 
 
 def test_a_small_gain_on_every_clip_is_seen_though_the_clips_differ_more() -> None:

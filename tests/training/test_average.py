@@ -39,6 +39,22 @@ def test_the_weights_that_learn_are_back_to_the_bit() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_a_model_goes_on_from_the_average_which_begins_anew() -> None:
+    model = torch.nn.Linear(1, 1)
+    average = WeightAverage(model, power=3.0)
+    for step in range(1, 101):
+        with torch.no_grad():
+            model.weight.fill_(float(step))
+        average.follow()
+    average.settle()
+    assert float(model.weight) == pytest.approx(80, abs=0.5) and average.steps == 0
+    with torch.no_grad():
+        model.weight.fill_(7.0)
+    average.follow()
+    with average.in_place():
+        assert float(model.weight) == 7.0, "of what it began with nothing is left"
+
+
 def test_a_very_large_power_hands_on_the_last_weights() -> None:
     model = torch.nn.Linear(2, 2)
     average = WeightAverage(model, power=1e9)

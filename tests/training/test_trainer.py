@@ -124,6 +124,40 @@ def test_a_run_resumed_after_a_signal_equals_the_uninterrupted_one_to_the_bit(
     assert_same_run(config.run_path, uninterrupted)
 
 
+def test_perception_rests_in_the_last_part_of_a_run_which_may_be_interrupted(settings: Settings) -> None:
+    optimizer = OptimizerConfig(warmup_epochs=1.0, learning_rate=0.001, consolidation=0.5)
+    config = settings("whole", optimizer=optimizer, checkpoint_every=1, keep_checkpoints=0)
+    whole = train(config)
+    before, after = (load_file(RunFolder(whole).checkpoint(step) / MODEL) for step in (5, 8))
+    moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
+    assert moved == {"core", "prior", "decoder", "noise"}
+    lines = metrics(whole)
+    assert ["total_vae_loss" in line for line in lines] == [True, True, False, False]
+    assert ["rehearsal_loss" in line for line in lines] == [False, False, True, True]
+
+    class Cut(Interrupted):
+        def consolidate(self) -> Any:
+            if self.step + 1 == 6:
+                signal.raise_signal(self.number)
+            return super().consolidate()
+
+    trainer = Cut(settings("cut", optimizer=optimizer, checkpoint_every=1, keep_checkpoints=0))
+    trainer.at = -1
+    run(trainer)
+    assert trainer.step == 6
+    torch.manual_seed(99)
+    train(settings("cut", optimizer=optimizer, checkpoint_every=1, keep_checkpoints=0))
+    assert_same_run(whole, trainer.config.run_path)
+
+
+def test_a_finished_run_that_is_trained_further_wakes_up(settings: Settings) -> None:
+    folder = train(settings("more"))
+    assert load_checkpoint(locate(folder)).state["rests_since"] == 7
+    train(settings("more", max_steps=16))
+    assert load_checkpoint(locate(folder)).state["rests_since"] == 13
+    assert [line["step"] for line in metrics(folder) if "total_vae_loss" in line] == [2, 4, 6, 8, 10, 12, 14]
+
+
 def test_a_peer_trains_resumes_and_loads_by_the_same_code(settings: Settings) -> None:
     whole = train(settings("whole", world_model="rssm", eval_every=4))
     trainer = Interrupted(settings("parts", world_model="rssm", eval_every=4))

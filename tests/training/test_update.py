@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from aime.config import TrainConfig, replace
+from aime.data.store import EpisodeStore
 from aime.errors import TrainingError
 from aime.rehearsal import rehearse_dynamics, rehearse_perception
+from aime.training.album import Album, watch_episode
 from aime.training.trainer import Trainer
 from aime.training.update import ADVERSARY, OBJECTIVES, Updater
 from tests.helpers import random_clip, small_model
@@ -94,6 +96,51 @@ def test_a_step_moves_every_part_of_the_model(tmp_path: Path) -> None:
     assert not any(value.requires_grad for value in outcome.scalars.values())
     still = [name for name, p in u.model.named_parameters() if torch.equal(p, before[name])]
     assert still == []
+
+
+def album(u: Updater, store_path: Path) -> Album:
+    """Of the training episodes, as the model sees them."""
+    store = EpisodeStore.open(store_path)
+    made = Album(store, u.model.config.sequence_length, seed=0, trained_on=10**6)
+    made.open(0, lambda episode: watch_episode(u.model, store, episode))
+    return made
+
+
+def test_while_perception_rests_dynamics_prior_and_decoder_learn_and_nothing_else_does(
+    tmp_path: Path, ball_store: Path
+) -> None:
+    u = updater(tmp_path)
+    before = everything(u)
+    outcome = u.consolidate(album(u, ball_store), lr_factor=1.0, beta=1.0)
+    assert not outcome.skipped and all(outcome.finite.values()) and outcome.balance is None
+    assert {outcome.headline, "recon_nll", "rollout_nll", "dream_psnr"} <= outcome.scalars.keys()
+    assert not any(value.requires_grad for value in outcome.scalars.values())
+    moved = {name.split("/")[1].split(".")[0] for name in changed(before, everything(u)) if name.count("/") == 1}
+    assert moved == {"core", "prior", "decoder", "noise"}
+    still = [n for n, p in u.model.decoder.named_parameters() if torch.equal(p, before[f"model/decoder.{n}"])]
+    assert still == []
+
+
+def test_a_rehearsal_that_is_not_finite_changes_nothing(
+    tmp_path: Path, ball_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aime.training import update
+
+    u = updater(tmp_path, rehearsals=1)
+    pages = album(u, ball_store)
+    u.consolidate(pages, lr_factor=1.0, beta=1.0)
+    before = everything(u)
+    monkeypatch.setattr(update, "rehearse_dynamics", lambda *args: rehearse_dynamics(*args) * NAN)
+    outcome = u.consolidate(pages, lr_factor=1.0, beta=1.0)
+    assert bool(outcome.skipped) and not outcome.finite[outcome.headline]
+    assert changed(before, everything(u)) == []
+
+
+def test_dynamics_learns_what_perception_that_rests_shows_it(tmp_path: Path, ball_store: Path) -> None:
+    u = updater(tmp_path)
+    pages = album(u, ball_store)
+    losses = [u.consolidate(pages, lr_factor=1.0, beta=1.0).scalars["rehearsal_loss"].item() for _ in range(20)]
+    assert sum(losses[-5:]) < sum(losses[:5])
 
 
 def test_the_learning_rate_is_scaled(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ PARTS = (
     ("next_token_ce", "Next tokens", "nats per frame"),
     ("motion_loss", "Motion of attention", ""),
     ("discriminator_loss", "Discriminator", ""),
+    ("rehearsal_loss", "Dynamics while perception rests", ""),
 )
 HEALTH = (
     ("psnr", "Reconstruction", "PSNR, dB"),

@@ -59,6 +59,8 @@ class Result:
     """As the run resolved it: on which device, with which precision."""
     step: int
     """Training steps."""
+    watched: int
+    """Those of them that watched clips; in the rest, the last, perception rested."""
     seconds: float
     """Seconds of training."""
     found: Mapping[str, Any] = field(repr=False)
@@ -73,8 +75,8 @@ class Result:
 
     @property
     def frames_per_second(self) -> float:
-        """Frames trained on in a second, those seen again counted again."""
-        return self.step * self.config.data.batch_size * self.config.model.sequence_length / self.seconds
+        """Frames trained on in a second of the whole run, those seen again counted again."""
+        return self.watched * self.config.data.batch_size * self.config.model.sequence_length / self.seconds
 
     @property
     def alarms(self) -> list[Mapping[str, Any]]:
@@ -152,6 +154,7 @@ def complete(
             name=run.name,
             config=checkpoint.config,
             step=checkpoint.step,
+            watched=checkpoint.state.get("rests_since") or checkpoint.step,
             seconds=float(checkpoint.state["elapsed_seconds"]),
             found=json.loads((folder / REPORT).read_text(encoding="utf-8")),
             scores=read_clip_scores(folder),

@@ -122,6 +122,7 @@ def figures(result: Result) -> dict[str, Any]:
         "model": config.world_model,
         "seed": config.seed,
         "steps": result.step,
+        "steps_that_watched": result.watched,
         "training_seconds": result.seconds,
         "frames_per_second": result.frames_per_second,
         "parameters": result.found["model"]["parameters"],

@@ -113,14 +113,22 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def figures(self, step: int, loss: float, pace: Pace, seconds_left: float | None = None) -> None:
-        """New figures came in. `seconds_left` is a limit of time, where the run has one."""
+    def figures(
+        self, step: int, loss: float, pace: Pace, seconds_left: float | None = None, *, watches: bool = True
+    ) -> None:
+        """New figures came in.
+
+        Args:
+            seconds_left: a limit of time, where the run has one.
+            watches: whether frames are trained on; else there is no number of them in a second.
+        """
         if not self._shown:
             return
         left = math.inf if self._max_steps is None else (self._max_steps - step) * pace.step_seconds
         if seconds_left is not None:
             left = max(0.0, min(left, seconds_left))
-        text = f"loss {loss:,.1f}  {pace.frames_per_second:,.1f} frames/s"
+        speed = f"{pace.frames_per_second:,.1f} frames/s" if watches else f"{pace.step_seconds:.2f} s a step"
+        text = f"loss {loss:,.1f}  {speed}"
         text += f"  {clock(left)} left" if math.isfinite(left) else ""
         now = time.perf_counter()
         if self._bar is not None:

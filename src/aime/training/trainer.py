@@ -194,11 +194,14 @@ class Trainer:
         if outcome.balance is not None:
             figures |= outcome.balance.as_metrics()
         figures |= self.pace.mark(self.step)
+        watches = self._rests_since is None
+        if not watches:
+            del figures["frames_per_second"]
         if self.log is not None:
             self.log.write(self.step, figures)
         minutes = self.config.max_minutes
         left = None if minutes is None else 60 * minutes - self.pace.elapsed
-        display.figures(self.step, means[outcome.headline], self.pace, left)
+        display.figures(self.step, means[outcome.headline], self.pace, left, watches=watches)
 
     def do_what_is_due(self) -> None:
         """Look, draw and save where this step asks for it. None of that is training, so none of its time counts."""

@@ -170,7 +170,7 @@ class Updater:
             scalars.update(parts)
             return objective
 
-        bad = any_rank(torch.zeros((), dtype=torch.bool, device=model.device), self._world)
+        bad = torch.zeros((), dtype=torch.bool, device=model.device)
         bad = self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad)
         bad = self._again(decoder, decoder_parameters(model), 1, bad)
         self.average.follow()

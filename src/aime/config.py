@@ -263,7 +263,8 @@ class OptimizerConfig:
     """Clips in each of those."""
     consolidation: float = 0.2
     """Share of a run, its last part, in which perception rests: dynamics and prior learn from latents that no longer
-    change, and the decoder from what they guess. 0 for none, as without rehearsals."""
+    change, and the decoder from what they guess. 0 for none, as without rehearsals; 1 for nothing else, which makes the
+    most of a --load-checkpoint whose perception is good."""
     consolidation_clips: int = 64
     """Clips in each rehearsal of that part: what is left to learn there is less than the noise of a few clips."""
     n_critic: int = 1
@@ -287,7 +288,7 @@ class OptimizerConfig:
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("n_critic", "rehearsal_clips", "consolidation_clips"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        _require(0 <= self.consolidation < 1, f"consolidation must be in [0, 1), not {self.consolidation}")
+        _require(0 <= self.consolidation <= 1, f"consolidation must be in [0, 1], not {self.consolidation}")
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,17 @@ def test_perception_rests_in_the_last_part_of_a_run_which_may_be_interrupted(set
     assert_same_run(whole, trainer.config.run_path)
 
 
+def test_a_model_that_has_learned_to_see_can_be_consolidated_alone(settings: Settings) -> None:
+    learned = train(settings("learned"))
+    optimizer = OptimizerConfig(warmup_epochs=0.0, learning_rate=0.001, consolidation=1.0)
+    with pytest.raises(ConfigError, match="trains no perception"):
+        Trainer(settings("blind", optimizer=optimizer))
+    alone = train(settings("alone", optimizer=optimizer, load_checkpoint=str(learned), max_steps=3))
+    before, after = (load_file(locate(folder) / MODEL) for folder in (learned, alone))
+    moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
+    assert moved == {"core", "prior", "decoder", "noise"}
+
+
 def test_a_finished_run_that_is_trained_further_wakes_up(settings: Settings) -> None:
     folder = train(settings("more"))
     assert load_checkpoint(locate(folder)).state["rests_since"] == 7

@@ -22,7 +22,7 @@ from aime.data.dataset import BatchStream, WindowDataset
 from aime.errors import ConfigError
 from aime.pictures import plot_metrics, write_run_pictures
 from aime.rehearsal import Recollection
-from aime.training.album import Album, watch_episode
+from aime.training.album import FIRST_FRAMES, Album, watch_episode
 from aime.training.build import build_model, build_updater
 from aime.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from aime.training.device import autocast, resolve_device
@@ -111,6 +111,11 @@ class Trainer:
                     f"world_model {self.config.world_model}"
                 )
             learned.restore_model(self.model)
+        elif self.config.consolidation == 1:
+            raise ConfigError(
+                "consolidation 1 trains no perception, and there is none to go on from: name a model that has learned "
+                "to see with --load-checkpoint, or give a smaller share"
+            )
         elif isinstance(self.model, WorldModel):
             self.model.decoder.background.data.copy_(torch.from_numpy(self.store.mean_frame()))
         broadcast_from_first(self.model.state_dict().values(), self.world)
@@ -163,7 +168,7 @@ class Trainer:
         if self._album is None:
             length, seed = self.config.model.sequence_length, self.config.seed + self.world.rank
             frames = self._rests_since * self.config.data.batch_size * length
-            self._album = Album(store, length, seed, trained_on=frames)
+            self._album = Album(store, length, seed, trained_on=frames or FIRST_FRAMES)
 
         def watch(episode: int) -> Recollection:
             with autocast(self.device, self.config.precision):

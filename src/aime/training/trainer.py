@@ -119,6 +119,8 @@ class Trainer:
         elif isinstance(self.model, WorldModel):
             self.model.decoder.background.data.copy_(torch.from_numpy(self.store.mean_frame()))
         broadcast_from_first(self.model.state_dict().values(), self.world)
+        if checkpoint is None:
+            self.updater.average.restart(0)  # it was made of the weights before these
         if self.world.rank > 0:
             seed_everything(self.config.seed + 7919 * self.world.rank + 104729 * self.step)
         clips = self.config.data.batch_size * self.world.size

@@ -105,7 +105,8 @@ def test_the_run_crosses_an_epoch_and_every_objective_is_in_the_log(uninterrupte
     looks = [line for line in metrics(uninterrupted) if "validation/dream_gain" in line]
     assert [line["step"] for line in looks] == [4, 8]
     raw = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
-    assert raw[-2]["frames_per_second"] > 0 and raw[-2]["memory_mib"] > 100
+    assert raw[0]["frames_per_second"] > 0 and raw[0]["memory_mib"] > 100
+    assert "frames_per_second" not in raw[-2] and raw[-2]["step_seconds"] > 0, "at rest no frames are trained on"
 
 
 @pytest.mark.parametrize("at", [4, 7])

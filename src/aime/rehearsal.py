@@ -39,15 +39,12 @@ class Recollection:
 
     def clip(self, start: int, stop: int) -> Recollection:
         """A stretch of each."""
-        return self._each(lambda x: x[:, start:stop])
+        return Recollection(*(getattr(self, f.name)[:, start:stop] for f in fields(self)))
 
     @classmethod
     def together(cls, several: Sequence[Recollection]) -> Recollection:
         """The clips of several, of one length, as one."""
         return cls(*(torch.cat([getattr(one, f.name) for one in several]) for f in fields(cls)))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Recollection:
-        return Recollection(*(change(getattr(self, f.name)) for f in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ def test_minutes_before_an_interruption_count_and_those_of_looks_and_checkpoints
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("aime.training.progress.time.perf_counter", lambda: now[0])
-    save, look, advance = Trainer.save, Trainer.look, Trainer.advance
+    save, look, took = Trainer.save, Trainer.look, Trainer._took
 
     def slow_save(self: Trainer) -> None:
         save(self)
@@ -199,13 +199,13 @@ def test_minutes_before_an_interruption_count_and_those_of_looks_and_checkpoints
         look(self)
         now[0] += 5000.0
 
-    def a_minute(self: Trainer, batch: dict[str, torch.Tensor]) -> Any:
+    def a_minute(self: Trainer, outcome: Any) -> Any:
         now[0] += 60.0
-        return advance(self, batch)
+        return took(self, outcome)
 
     monkeypatch.setattr(Trainer, "save", slow_save)
     monkeypatch.setattr(Trainer, "look", slow_look)
-    monkeypatch.setattr(Trainer, "advance", a_minute)
+    monkeypatch.setattr(Trainer, "_took", a_minute)
     config = settings(max_steps=UNLIMITED_STEPS, max_minutes=5.0, checkpoint_every=2, eval_every=1)
     first = Trainer(config)
     for _ in range(2):  # killed after two minutes: nothing but the checkpoint of step 2 remains

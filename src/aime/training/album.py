@@ -44,9 +44,7 @@ class Album:
 
     def __init__(self, store: EpisodeStore, sequence_length: int, seed: int, trained_on: int) -> None:
         dataset = WindowDataset(store, "train", sequence_length)
-        order = np.random.default_rng(np.random.SeedSequence([seed, len(dataset.episodes)])).permutation(
-            len(dataset.episodes)
-        )
+        order = np.random.default_rng(seed).permutation(len(dataset.episodes))
         self._store, self._clip = store, sequence_length
         self._first_frames = min(FIRST_FRAMES, trained_on)
         self._ids: list[int] = dataset.episodes[order].tolist()

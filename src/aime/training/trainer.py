@@ -170,6 +170,7 @@ class Trainer:
         if self._album is None:
             length, seed = self.config.model.sequence_length, self.config.seed + self.world.rank
             frames = self._rests_since * self.config.data.batch_size * length
+            # A run that does nothing else goes on from a model that was trained before it.
             self._album = Album(store, length, seed, trained_on=frames or FIRST_FRAMES)
 
         def watch(episode: int) -> Recollection:

@@ -232,7 +232,7 @@ def documented_metrics() -> set[str]:
 
 
 def test_the_metrics_are_those_that_troubleshooting_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A small run logs just the names in the table, but those of a GPU and of poses.
+    """A small run logs just the names in the table, but that of a GPU.
 
     Every name elsewhere on the page is one of them or a setting.
     """
@@ -243,7 +243,7 @@ def test_the_metrics_are_those_that_troubleshooting_lists(tmp_path: Path, monkey
     trainer.run()
     trainer.close()
     lines = (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    logged = {name for line in lines for name in json.loads(line)} | {"gpu_memory_mib", "kinematics_loss"}
+    logged = {name for line in lines for name in json.loads(line)} | {"gpu_memory_mib"}
     assert documented_metrics() == logged
 
     known = logged | set(flat_settings(TrainConfig())) | {"gradient"}
@@ -310,7 +310,7 @@ def test_wrong_shapes_are_refused_in_the_words_of_the_table():
 
 def test_the_reach_is_that_of_the_table():
     table = section(doc("docs/architecture.md"), "Which objective trains which part")
-    model = small_model(pose_dim=4)
+    model = small_model()
     reach = {name: {id(p) for p in found} for name, found in model.objective_reach().items()}
     reach["discriminator_loss"] = {id(p) for p in model.discriminator_parameters()}
     told = {part: cells[1:] for cells in rows(table) for part in quoted(cells[0])}

@@ -77,8 +77,6 @@ class ModelSettings:
     # Dynamics
     hidden_dim: int = 512
     """Size of the recurrent state h[t]."""
-    pose_dim: int = 0
-    """Numbers in the pose by which dynamics moves latents on, such as 8; 0 leaves them to the recurrent state alone."""
 
     # Attention
     attention_dim: int = 64
@@ -102,10 +100,9 @@ class ModelSettings:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.type == "int":
-                least = 0 if f.name == "pose_dim" else 1
                 _require(
-                    isinstance(value, int) and not isinstance(value, bool) and value >= least,
-                    f"{f.name} must be a whole number of at least {least}, not {value!r}",
+                    isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+                    f"{f.name} must be a whole number of at least 1, not {value!r}",
                 )
         _require(self.input_dim % 16 == 0, f"input_dim must be a multiple of 16 (such as 64), not {self.input_dim}")
         _require(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from aime.attention import (
@@ -35,7 +35,6 @@ from aime.attention import (
 )
 from aime.belief import MixturePrior, compute_kl_divergence_mc
 from aime.config import LossConfig, replace
-from aime.dynamics import changes_of
 from aime.learning import discriminator_loss, generator_loss
 from aime.lesson import Lesson, placed, rollout_length
 from aime.observation import Shown, veil
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from aime.world_model import WorldModel
 
 Scalars = dict[str, Tensor]
-MOTIONS = 2
-"""Frames of a clip from which `kinematics_loss` has motion lead on."""
 
 
 def loss_settings(loss: LossConfig | None, weights: Mapping[str, float]) -> LossConfig:
@@ -159,67 +156,6 @@ def guess_loss(model: WorldModel, mean: Tensor, prior: MixturePrior) -> Float[Te
     return 0.5 * (model.prior.standardised(mean.detach()) - model.prior.standardised(guess)).square().sum(dim=-1)
 
 
-def kinematics_loss(
-    model: WorldModel,
-    mean: Float[Tensor, "batch time latent"],
-    hidden: Float[Tensor, "batch seen hidden"],
-    actions: Float[Tensor, "batch time action"],
-    is_first: Bool[Tensor, "batch time"],
-    steps: int,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "batch ahead latent"]]:
-    """What teaches kinematics, on latents that were watched: half squared errors in units of the latents' own variance.
-
-    Poses must give latents back, as read and as corrected; the motion must lead to the latents that come true, one
-    frame on from each, and on from some of them for a while, short or long; and it must lead there in the pose's own
-    terms, which says more of the motion than a crooked latent does.
-
-    Args:
-        hidden: h after the frames that were seen, the first ones of the clip.
-        steps: how many frames motion is asked to lead on from the last that was seen.
-
-    Returns:
-        The loss, and where motion leads (no gradient) at frames 1, 2, … of the clip, in the prior's units: from the
-        frame before while frames are seen, and then from the last of them.
-    """
-    kinematics = model.kinematics
-    assert kinematics is not None
-    (batch, time, size), seen = mean.shape, hidden.shape[1]
-    target = model.prior.standardised(mean.detach())
-    pose = kinematics.to_pose(target)
-    motion = kinematics.seen(pose[:, :seen], changes_of(pose, None, is_first)[:, :seen], hidden)
-    ahead = kinematics.step(motion, actions[:, :seen])
-
-    def squared(error: Tensor) -> Tensor:
-        return 0.5 * error.square().sum(dim=-1)
-
-    spread = pose.detach().var(dim=(0, 1), correction=0).mean().clamp_min(1e-4)
-
-    def missed(poses: Tensor, frames: Tensor, there: Tensor) -> Tensor:
-        drift = squared(poses - there.detach()) * (size / poses.shape[-1] / spread)
-        return (squared(kinematics.to_latents(poses) - frames) + drift).mean()
-
-    loss = squared(kinematics.to_latents(pose) - target).mean()
-    loss = loss + squared(kinematics.to_latents(motion.pose) - target[:, :seen]).mean()
-    watched = min(seen, time - 1)
-    if watched:
-        loss = loss + missed(ahead.pose[:, :watched], target[:, 1 : watched + 1], pose[:, 1 : watched + 1])
-    led = ahead.pose[:, : seen - 1].detach()
-    if steps:
-        # Short ones teach the force, and long ones what its errors come to.
-        length = int(torch.randint(1, steps + 1, ()))
-        row = torch.arange(batch).repeat_interleave(MOTIONS)
-        start = torch.randint(min(seen, time - length), (len(row),))
-        on = start[:, None] + torch.arange(1, length + 1)
-        row, start, on = (placed(index, mean) for index in (row, start, on))
-        rows = row[:, None]
-        poses, _ = kinematics.onward(ahead[row, start], actions[rows, on[:, :-1]])
-        loss = loss + missed(poses, target[rows, on], pose[rows, on])
-        with torch.no_grad():
-            closed, _ = kinematics.onward(ahead[:, -1].detach(), actions[:, seen : seen + steps - 1])
-        led = torch.cat([led, closed], dim=1)
-    return loss, kinematics.to_latents(led).detach()
-
-
 @dataclass(frozen=True)
 class DreamedFrames:
     """Frames of one dream that were decoded."""
@@ -253,15 +189,12 @@ def dreamed(
         return frames.new_zeros(()), []
     sampled, judged, at = (len(frames) + 1) // 2, lesson.studied, lesson.decoded
 
-    kls, guesses, motions, sampled_kls, nlls, psnrs, dreams = [], [], [], [], [], [], []
+    kls, guesses, sampled_kls, nlls, psnrs, dreams = [], [], [], [], [], []
     for start, belief in zip(lesson.starts, watched.paused, strict=True):
         ahead = actions[:, start + 1 : start + 1 + steps]
         foreseen = model.transition.foresee(belief, ahead)
         kls.append(_expected(watched, foreseen.prior, start))
         guesses.append(guess_loss(model, watched.latent_mean[:, start + 1 : start + 1 + steps], foreseen.prior).mean())
-        if model.kinematics is not None:
-            seen = watched.hidden[:, : start + 1]
-            motions.append(kinematics_loss(model, watched.latent_mean, seen, actions, watched.first, steps)[0])
         draws = model.dream(belief[:sampled], ahead[:sampled, : settings.sampled_steps], MixturePrior.rsample)
         sampled_kls.append(_expected(watched, draws.prior, start))
         there = at[(at > start) & (at <= start + steps)]
@@ -280,11 +213,7 @@ def dreamed(
     if nlls:
         parts["rollout_nll"] = torch.stack(nlls).mean()
         parts["dream_psnr"] = torch.stack(psnrs).mean()
-    guess = parts["rollout_guess"]
-    if motions:
-        parts["kinematics_loss"] = torch.stack(motions).mean()
-        guess = guess + parts["kinematics_loss"]
-    unexpected = parts["rollout_kl"] + parts["sampled_kl"] + settings.lambda_guess * guess
+    unexpected = parts["rollout_kl"] + parts["sampled_kl"] + settings.lambda_guess * parts["rollout_guess"]
     loss = settings.kl_dynamics * unexpected
     if nlls:
         loss = loss + settings.lambda_dream * parts["rollout_nll"]

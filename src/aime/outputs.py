@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aime.belief import MixturePrior
-from aime.dynamics import Motion, RecurrentState
+from aime.dynamics import RecurrentState
 from aime.perception import PerceiverCache, PerceiverOutput
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ class Belief:
     """A[t], summing to 1."""
     latents: Float[Tensor, "batch latent"]
     """z[t]: the posterior's mean; in a dream the draw, or the best guess."""
-    motion: Motion | None
-    """The pose and velocity that are expected of the next frame; None in a model without kinematics."""
     perceiver: PerceiverCache | None
     """Keys and values of the last frames watched; None once the belief has dreamed, since a dream has no frames."""
 
@@ -77,8 +75,7 @@ class Belief:
         changes = {f.name: on_rows(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
         recurrent = RecurrentState(on_columns(self.recurrent.hidden), on_columns(self.recurrent.cell))
         perceiver = None if self.perceiver is None else self.perceiver[index]
-        motion = None if self.motion is None else self.motion[index]
-        return replace(self, recurrent=recurrent, motion=motion, perceiver=perceiver, **changes)
+        return replace(self, recurrent=recurrent, perceiver=perceiver, **changes)
 
 
 @dataclass(frozen=True)

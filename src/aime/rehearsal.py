@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from aime.belief import compute_kl_divergence_mc
 from aime.config import LossConfig
 from aime.inputs import to_unit_frames
 from aime.lesson import placed, rollout_length
-from aime.losses import frame_nll, guess_loss, guessed_frames, kinematics_loss
+from aime.losses import frame_nll, guess_loss, guessed_frames
 from aime.observation import veil
 
 if TYPE_CHECKING:
@@ -64,22 +63,18 @@ def rehearse_dynamics(model: WorldModel, seen: Recollection, settings: LossConfi
     time = seen.mean.shape[1]
     steps = rollout_length(time, settings)
     start = int(torch.randint(time - steps, ())) if steps else time - 1
-    conditions, hidden = model.transition.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
-    moved, guess = conditions.new_zeros(()), None
-    if model.kinematics is not None:
-        moved, told = kinematics_loss(model, seen.mean, hidden, seen.actions, seen.is_first, steps)
-        guess = F.pad(told.detach(), (0, 0, 1, 0))  # nothing led to the first frame
+    conditions = model.transition.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
     # Every second expectation is judged: the mixtures cost more than the steps between them.
     judged = torch.arange(int(torch.randint(min(2, start + 1 + steps), ())), start + 1 + steps, 2)
     at = placed(judged, seen.mean)
     mean, log_var = seen.mean[:, at], seen.log_var[:, at]
     latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-    prior = model.prior(conditions[:, at], None if guess is None else guess[:, at])
+    prior = model.prior(conditions[:, at])
     unexpected = compute_kl_divergence_mc(mean, log_var, latents, prior)
     unexpected = unexpected + settings.lambda_guess * guess_loss(model, mean, prior)
     seen_before = int((judged <= start).sum())
     watched, dreamed = unexpected[:, :seen_before], unexpected[:, seen_before:]
-    loss = settings.lambda_guess * moved
+    loss = unexpected.new_zeros(())
     for part, weight in ((watched, 1.0), (dreamed, settings.lambda_rollout)):
         if part.numel():
             loss = loss + weight * part.mean()
@@ -123,18 +118,14 @@ def rehearse_decoder(
     watched = seen.mean, seen.context, seen.actions, seen.is_first
     with torch.no_grad():
         latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-        before, _ = model.transition.conditions(*watched, time - 1, 0)
+        before = model.transition.conditions(*watched, time - 1, 0)
         shown = veil(model.expect_attention(before[:, at], latents))
     nll = frame_nll(model, "frame", frames, model.decode(latents, shown.maps), shown, settings).mean()
     loss, parts = settings.lambda_recon * nll, {"recon_nll": nll.detach()}
     if ahead:
         with torch.no_grad():
-            before, hidden = model.transition.conditions(*watched, start, steps)
-            guess = None
-            if model.kinematics is not None:
-                _, told = kinematics_loss(model, seen.mean, hidden, seen.actions, seen.is_first, steps)
-                guess = F.pad(told, (0, 0, 1, 0))[:, at]
-            expected = model.prior(before[:, at], guess)
+            before = model.transition.conditions(*watched, start, steps)
+            expected = model.prior(before[:, at])
         guessed = guessed_frames(model, frames, expected, before[:, at], settings)
         loss = loss + settings.lambda_rollout * settings.beta * settings.lambda_dream * guessed.nll
         parts |= {"rollout_nll": guessed.nll.detach(), "dream_psnr": guessed.psnr}
@@ -153,7 +144,7 @@ def decoder_parameters(model: WorldModel) -> list[nn.Parameter]:
 
 def dynamics_parameters(model: WorldModel) -> list[nn.Parameter]:
     """What `rehearse_dynamics` trains."""
-    return _parameters(*(part for part in (model.core, model.prior, model.kinematics) if part is not None))
+    return _parameters(model.core, model.prior)
 
 
 def _parameters(*modules: nn.Module) -> list[nn.Parameter]:

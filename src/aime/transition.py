@@ -1,6 +1,6 @@
-"""How a belief goes from frame to frame: with open eyes, with closed ones, and where motion alone would lead.
+"""How a belief goes from frame to frame, with open eyes and with closed ones.
 
-Prior, core and kinematics meet here, in latent space: no frame is looked at, and none is made.
+Prior and core meet here, in latent space: no frame is looked at, and none is made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from aime.belief import DPGMMPrior, MixturePrior
-from aime.dynamics import Kinematics, Motion, RecurrentCore, RecurrentState, changes_of
+from aime.dynamics import RecurrentCore, RecurrentState, changes_of
 from aime.outputs import Belief
 
 
@@ -29,20 +29,17 @@ class Foreseen:
     """What is expected, with batch shape (B, k)."""
     state: RecurrentState
     """The core's, at the end."""
-    motion: Motion | None
-    """At the end; None in a model without kinematics."""
 
 
 @dataclass(frozen=True)
 class Transition:
     """A model's way from one frame to the next.
 
-    Latents that come in are in the posterior's units; what motion guesses at is in the prior's, as the prior takes it.
+    Latents that come in are in the posterior's units.
     """
 
     prior: DPGMMPrior
     core: RecurrentCore
-    kinematics: Kinematics | None
     hears: bool
     """Whether the context is heard; else it is zeros to belief and dynamics."""
 
@@ -91,51 +88,12 @@ class Transition:
         stops = [latents.shape[1] - 1]
         return self.carry(latents, belief.latents, context, actions, belief.recurrent, None, stops)[0]
 
-    @torch.no_grad()
-    def motion(
-        self,
-        latents: Float[Tensor, "batch time latent"],
-        last: Float[Tensor, "batch latent"] | None,
-        hidden: Float[Tensor, "batch time hidden"],
-        actions: Float[Tensor, "batch time action"],
-        is_first: Bool[Tensor, "batch time"] | None,
-    ) -> Motion | None:
-        """Where motion leads after each frame and its action, given h after it; None in a model without kinematics."""
-        if self.kinematics is None:
-            return None
-        pose = self.kinematics.to_pose(self.prior.standardised(latents))
-        before = None if last is None else self.kinematics.to_pose(self.prior.standardised(last))
-        seen = self.kinematics.seen(pose, changes_of(pose, before, is_first), hidden)
-        return self.kinematics.step(seen, actions)
-
-    @torch.no_grad()
-    def guess(self, motion: Motion | None) -> Float[Tensor, "*batch latent"] | None:
-        """The latents to which motion leads, in the prior's units; None where there is none.
-
-        The prior takes them as given: kinematics has an objective of its own (`losses.kinematics_loss`).
-        """
-        if self.kinematics is None or motion is None:
-            return None
-        return self.kinematics.to_latents(motion.pose)
-
     # ------------------------------------------------------------------ closed eyes
 
     def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"]) -> Foreseen:
         """What is expected of the k frames after a belief by the actions alone, all of them at once."""
         before, hidden, state = self._onward(belief.hidden, belief.recurrent, actions)
-        guess, motion = self.led_on(belief, actions)
-        return Foreseen(before, hidden, self.prior(before, guess), state, motion)
-
-    @torch.no_grad()
-    def led_on(
-        self, belief: Belief, actions: Float[Tensor, "batch k action"]
-    ) -> tuple[Float[Tensor, "batch k latent"] | None, Motion | None]:
-        """Where motion alone leads in each of the next k frames, in the prior's units, and the motion at the end; None
-        and None in a model without kinematics."""
-        if self.kinematics is None or belief.motion is None:
-            return None, None
-        poses, end = self.kinematics.onward(belief.motion, actions)
-        return self.kinematics.to_latents(poses[:, :-1]), end
+        return Foreseen(before, hidden, self.prior(before), state)
 
     def conditions(
         self,
@@ -145,9 +103,9 @@ class Transition:
         is_first: Bool[Tensor, "batch time"],
         start: int,
         steps: int,
-    ) -> tuple[Float[Tensor, "batch frames hidden"], Float[Tensor, "batch seen hidden"]]:
+    ) -> Float[Tensor, "batch frames hidden"]:
         """The h from which the prior expects clips that were watched, with open eyes up to frame `start`, with closed
-        ones for `steps` more: just before each of these `start` + 1 + `steps` frames; and just after those seen."""
+        ones for `steps` more: just before each of these `start` + 1 + `steps` frames."""
         seen, batch = slice(0, start + 1), len(latents)
         hidden, states = self.carry(
             latents[:, seen],
@@ -160,9 +118,9 @@ class Transition:
         )
         watching = shifted(hidden, None, started(is_first[:, seen]))
         if not steps:
-            return watching, hidden
+            return watching
         dreaming, _, _ = self._onward(hidden[:, start], states[0], actions[:, start + 1 : start + 1 + steps])
-        return torch.cat([watching, dreaming], dim=1), hidden
+        return torch.cat([watching, dreaming], dim=1)
 
     def _onward(self, hidden: Tensor, state: RecurrentState, actions: Tensor) -> tuple[Tensor, Tensor, RecurrentState]:
         """h before and after each of the next frames, and the core's state at the end."""

@@ -23,7 +23,7 @@ from aime import losses
 from aime.attention import AttentionSchema, SlotAttention, Slots
 from aime.belief import DPGMMPrior, MixturePrior, Posterior
 from aime.config import LossConfig, ModelConfig
-from aime.dynamics import Kinematics, Motion, RecurrentCore, RecurrentState
+from aime.dynamics import RecurrentCore, RecurrentState
 from aime.errors import ShapeError
 from aime.inputs import check_clip, check_dream, to_unit_frames
 from aime.learning import TemporalPatchDiscriminator
@@ -106,7 +106,6 @@ class WorldModel(nn.Module):
             latent_dim=config.latent_dim,
             max_components=config.max_components,
             hidden_dim=config.hidden_dim,
-            guided=config.pose_dim > 0,
         )
         # Dynamics
         self.core = RecurrentCore(
@@ -115,14 +114,6 @@ class WorldModel(nn.Module):
             action_dim=config.action_dim,
             hidden_dim=config.hidden_dim,
         )
-        self.kinematics: Kinematics | None = None
-        if config.pose_dim:
-            self.kinematics = Kinematics(
-                latent_dim=config.latent_dim,
-                action_dim=config.action_dim,
-                hidden_dim=config.hidden_dim,
-                pose_dim=config.pose_dim,
-            )
         self.context_head = nn.Sequential(
             *_head(config.hidden_dim + config.latent_dim, config.hidden_dim, config.context_dim),
             nn.LayerNorm(config.context_dim, elementwise_affine=False),  # as a context is
@@ -313,7 +304,6 @@ class WorldModel(nn.Module):
         last = None if belief is None else belief.latents
         hidden, states = transition.carry(mean, last, context, actions, state, is_first, [*pauses, time - 1])
         hidden_before = shifted(hidden, None if belief is None else belief.hidden, first)
-        motion = transition.motion(mean, last, hidden, actions, is_first)
 
         attended = [
             self._attend(look.slots, hidden_before[rows], latents[rows], learns=learns)
@@ -339,16 +329,8 @@ class WorldModel(nn.Module):
                 context=context[:, t],
                 attention_map=attention[:, t],
                 latents=mean[:, t],
-                motion=None if motion is None else motion[:, t],
                 perceiver=cache if t == time - 1 else None,
             )
-
-        def expect() -> MixturePrior:
-            guess = transition.guess(motion)
-            if guess is None:
-                return self.prior(hidden_before)
-            before = None if belief is None else transition.guess(belief.motion)
-            return self.prior(hidden_before, shifted(guess, before, first))
 
         beliefs = [belief_at(t, state) for t, state in zip([*pauses, time - 1], states, strict=True)]
         return Watched(
@@ -360,7 +342,7 @@ class WorldModel(nn.Module):
             latents=latents,
             hidden=hidden,
             hidden_before=hidden_before,
-            expect=expect,
+            expect=lambda: self.prior(hidden_before),
             slots=slots,
             seen=slots.attention.unflatten(0, (batch, time)),
             expected=expected,
@@ -445,11 +427,11 @@ class WorldModel(nn.Module):
     ) -> Imagined:
         """Step the belief forward on its own predictions. `draw` takes a latent from each prior."""
         transition = self.transition
-        state, hidden, z, motion = belief.recurrent, belief.hidden, belief.latents, belief.motion
+        state, hidden, z = belief.recurrent, belief.hidden, belief.latents
         priors: list[MixturePrior] = []
         taken: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for action in actions.unbind(dim=1):
-            prior, last = self.prior(hidden, transition.guess(motion)), z
+            prior, last = self.prior(hidden), z
             z = draw(prior)
             # Detached: the head foretells the context. Open to the dream's losses it served as one more latent, far
             # from any context that was ever watched.
@@ -458,10 +440,8 @@ class WorldModel(nn.Module):
             priors.append(prior)
             taken.append((z, context, hidden, output[:, 0]))
             hidden = output[:, 0]
-            led = transition.motion(z[:, None], last, output, action[:, None], None)
-            motion = None if led is None else led[:, 0]
         latents, contexts, before, hiddens = (torch.stack(x, dim=1) for x in zip(*taken, strict=True))
-        end = self._dreamt(belief, state, motion, before, latents, contexts, hiddens)
+        end = self._dreamt(belief, state, before, latents, contexts, hiddens)
         return Imagined(MixturePrior.stack(priors, 1), latents, contexts, before, hiddens, None, end)
 
     def foresee(self, belief: Belief, actions: Float[Tensor, "batch k action"]) -> Imagined:
@@ -473,7 +453,7 @@ class WorldModel(nn.Module):
         ahead = self.transition.foresee(belief, actions)
         latents = ahead.prior.mean()
         context = self.transition.heeded(self.context_head(torch.cat([ahead.before, latents], dim=-1)))
-        end = self._dreamt(belief, ahead.state, ahead.motion, ahead.before, latents, context, ahead.hidden)
+        end = self._dreamt(belief, ahead.state, ahead.before, latents, context, ahead.hidden)
         doubt = self.prior.doubt(ahead.prior)
         return Imagined(ahead.prior, latents, context, ahead.before, ahead.hidden, doubt, end)
 
@@ -481,7 +461,6 @@ class WorldModel(nn.Module):
         self,
         belief: Belief,
         state: RecurrentState,
-        motion: Motion | None,
         before: Tensor,
         latents: Tensor,
         context: Tensor,
@@ -495,7 +474,6 @@ class WorldModel(nn.Module):
             context=context[:, -1],
             attention_map=self.expect_attention(before[:, -1:], latents[:, -1:])[:, 0],
             latents=latents[:, -1],
-            motion=motion,
             perceiver=None,
         )
 
@@ -528,7 +506,7 @@ class WorldModel(nn.Module):
     @property
     def transition(self) -> Transition:
         """How beliefs go from frame to frame."""
-        return Transition(self.prior, self.core, self.kinematics, hears=self.config.perceiver_context)
+        return Transition(self.prior, self.core, hears=self.config.perceiver_context)
 
     @property
     def device(self) -> torch.device:
@@ -547,8 +525,6 @@ class WorldModel(nn.Module):
 
         elbo = of(self.perceiver, self.encoder, self.slot_attention, self.schema, self.posterior, self.prior)
         elbo += of(self.core, self.context_head, self.decoder)
-        if self.kinematics is not None:
-            elbo += of(self.kinematics)
         return {
             "total_vae_loss": elbo,
             "perceiver_loss": of(self.tokenizer, self.perceiver),

@@ -28,7 +28,7 @@ class Repeated(nn.Module):
 
 
 def test_the_parts_are_the_modules_of_the_world_model():
-    modules = {name for name, child in small_model(pose_dim=4).named_children() if list(child.parameters())}
+    modules = {name for name, child in small_model().named_children() if list(child.parameters())}
     named = [part for parts in PILLARS.values() for part in parts]
     assert len(named) == len(set(named))
     assert modules == set(named) - {"balancer", "optimizers"}

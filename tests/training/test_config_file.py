@@ -63,6 +63,7 @@ def test_settings_may_stand_flat_and_numbers_may_be_written_as_people_write_them
         ("latent_dmi: 3", ["latent_dmi", "latent_dim"]),
         ("model: {num_slotz: 3}", ["num_slotz", "num_slots"]),
         ("balancer: rbg", ["rbg", "rgb"]),
+        ("pose_dim: 8", ["pose_dim"]),
         ("preset: tyni", ["tyni", "tiny"]),
         ("latent_dim: x", ["latent_dim", "a whole number", "'x'"]),
         ("latent_dim: true", ["latent_dim", "a whole number", "True"]),
@@ -98,6 +99,10 @@ def test_differences_are_named_with_both_values() -> None:
     assert differences(config, other) == {"batch_size": (8, 2), "latent_dim": (36, 48), "seed": (0, 3)}
     assert differences(config, other, ignore=["seed"]).keys() == {"batch_size", "latent_dim"}
     assert differences(config, config) == {}
+
+
+def test_a_setting_that_is_gone_is_passed_over_where_it_did_nothing() -> None:
+    assert from_yaml("pose_dim: 0\nlatent_dim: 30") == from_yaml("latent_dim: 30")
 
 
 def test_unknown_preset_names_the_nearest() -> None:

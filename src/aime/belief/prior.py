@@ -49,7 +49,6 @@ class DPGMMPrior(nn.Module):
     Args:
         condition_dim: size of the condition: in the world model h.
         latent_dim: Z. max_components: the truncation K; 1 makes it a single Gaussian. hidden_dim: width of the network.
-        guided: the prior is given guesses at the latents; how far it trusts each, the condition decides.
     """
 
     usage: Tensor
@@ -60,9 +59,7 @@ class DPGMMPrior(nn.Module):
     # The divergence needs no parameters of the prior; it is found here as well, where one looks for it.
     compute_kl_divergence_mc = staticmethod(compute_kl_divergence_mc)
 
-    def __init__(
-        self, *, condition_dim: int, latent_dim: int, max_components: int, hidden_dim: int, guided: bool = False
-    ) -> None:
+    def __init__(self, *, condition_dim: int, latent_dim: int, max_components: int, hidden_dim: int) -> None:
         super().__init__()
         sizes = {"condition_dim": condition_dim, "latent_dim": latent_dim, "max_components": max_components}
         for name, value in {**sizes, "hidden_dim": hidden_dim}.items():
@@ -78,7 +75,6 @@ class DPGMMPrior(nn.Module):
         )
         # What all components' means have in common learns from every frame, each one's own part from those it explains.
         self.common_mean = nn.Linear(hidden_dim, latent_dim)
-        self.trust = nn.Linear(hidden_dim, latent_dim) if guided else None
         self.means = nn.Linear(hidden_dim, max_components * latent_dim)
         self.log_vars = nn.Linear(hidden_dim, max_components * latent_dim)
         # Log a and log b of each stick, then log shape and log rate of q(α): read out as they are, under no norm.
@@ -93,9 +89,6 @@ class DPGMMPrior(nn.Module):
         """Start with components spread over a standard normal, each as likely as the next, for every condition."""
         nn.init.zeros_(self.common_mean.weight)
         nn.init.zeros_(self.common_mean.bias)
-        if self.trust is not None:
-            nn.init.zeros_(self.trust.weight)
-            nn.init.zeros_(self.trust.bias)
         for head in (self.means, self.log_vars, self.sticks):
             nn.init.normal_(head.weight, std=0.1 / math.sqrt(head.in_features))
             nn.init.zeros_(head.bias)
@@ -110,13 +103,8 @@ class DPGMMPrior(nn.Module):
         self.sticks.bias.copy_(torch.cat([torch.zeros_like(left), left.log(), alpha.log()]))
         self.usage.fill_(1 / self.max_components)
 
-    def forward(
-        self, condition: Float[Tensor, "*batch condition"], guess: Float[Tensor, "*batch latent"] | None = None
-    ) -> MixturePrior:
+    def forward(self, condition: Float[Tensor, "*batch condition"]) -> MixturePrior:
         """The mixture for each condition (*batch, condition_dim).
-
-        `guess` is where the latent is thought to be, in the prior's own units: the means of all components lie around
-        it as far as it is trusted, and else around what the condition alone tells. Only a guided prior takes one.
 
         In train mode the sticks are drawn, one uniform number each, and gradients reach their parameters; in eval
         mode their means are used, which gives the mean weights and nothing random. Raises ShapeError for a condition
@@ -131,8 +119,6 @@ class DPGMMPrior(nn.Module):
             features = features.to(self.means.weight.dtype)
             shape = (self.max_components, self.latent_dim)
             common = self.common_mean(features)
-            if self.trust is not None and guess is not None:
-                common = common + torch.sigmoid(self.trust(features)) * guess
             means = common.unsqueeze(-2) + self.means(features).unflatten(-1, shape)
             log_vars = soft_clamp(self.log_vars(features).unflatten(-1, shape), *LOG_VAR_RANGE)
             sizes = [self.max_components - 1, self.max_components - 1, 2]

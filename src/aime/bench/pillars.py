@@ -30,7 +30,7 @@ PILLARS: dict[str, tuple[str, ...]] = {
     "perception": ("tokenizer", "perceiver", "encoder", "decoder"),
     "attention": ("slot_attention", "schema"),
     "belief": ("posterior", "prior"),
-    "dynamics": ("core", "kinematics", "context_head"),
+    "dynamics": ("core", "context_head"),
     "learning": ("discriminator", "balancer", "optimizers"),
 }
 """The parts of each pillar; all but the last two are modules of the world model."""
@@ -135,10 +135,7 @@ def marked(model: nn.Module) -> Iterator[None]:
 
     handles = []
     for name, child in model.named_children():
-        # What is not called as a whole (kinematics has verbs of its own) is marked part by part.
-        called = child.children() if type(child).forward is nn.Module.forward else (child,)
-        for part in called:
-            handles += [part.register_forward_pre_hook(begin(name)), part.register_forward_hook(end, always_call=True)]
+        handles += [child.register_forward_pre_hook(begin(name)), child.register_forward_hook(end, always_call=True)]
     try:
         yield
     finally:

@@ -1,6 +1,5 @@
 """Dynamics: the recurrent core that carries the belief through time, and the motion of what it sees."""
 
-from aime.dynamics.kinematics import Kinematics, Motion
 from aime.dynamics.vrnn import RecurrentCore, RecurrentState, changes_of
 
-__all__ = ["Kinematics", "Motion", "RecurrentCore", "RecurrentState", "changes_of"]
+__all__ = ["RecurrentCore", "RecurrentState", "changes_of"]

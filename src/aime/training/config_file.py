@@ -18,6 +18,9 @@ from aime.config import AIMES_ALONE, TrainConfig, replace
 from aime.errors import ConfigError, unknown
 from aime.presets import preset_config
 
+RETIRED = {"pose_dim": 0}
+"""Settings that are gone, each with the value at which it did nothing: runs that were made with that go on."""
+
 
 def settings(config: Any) -> dict[str, Any]:
     """Every single setting by its flat name, the groups taken apart: {"env": …, "latent_dim": …, "max_steps": …}."""
@@ -87,6 +90,8 @@ def from_yaml(text: str, source: str | Path = "config.yaml", world_model: str | 
 
     changes: dict[str, dict[str, Any]] = {group: {} for group in (*groups, "")}
     for name, value in _leaves(tree, groups, owner, source):
+        if name in RETIRED and value == RETIRED[name]:
+            continue
         if name not in owner:
             raise ConfigError(f"{source}: {unknown('setting', name, owner)}")
         changes[owner[name]][name] = _convert(value, hints[name], name, source)

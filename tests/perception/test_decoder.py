@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from aime.errors import ConfigError
 from aime.perception import FrameDecoder
-from aime.perception.decoder import resize_matrix
+from aime.perception.decoder import resize_matrix, trust_weights
 
 
 def small(image_size: int = 32, grid: int = 10, seed: int = 0) -> FrameDecoder:
@@ -70,6 +70,25 @@ def test_doubt_moves_the_frame_and_none_is_no_doubt() -> None:
     sure, certain = decoder(latents, uniform(4)), decoder(latents, uniform(4), torch.zeros(4, 6))
     assert torch.equal(sure, certain)
     assert not torch.allclose(decoder(latents, uniform(4), doubt), sure, atol=1e-3)
+
+
+def test_degrees_of_doubt_are_shares_of_the_variance_and_linear_in_between() -> None:
+    doubt = torch.tensor([0.0, 0.5, 0.75, 1.0, 3.0]).sqrt()[:, None].expand(-1, 6)
+    near = trust_weights(doubt * torch.tensor([2.0, 0, 2, 0, 1, 1]).sqrt())  # it is the mean that counts
+    expected = [[1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 1]]
+    torch.testing.assert_close(near, torch.tensor(expected).float())
+    torch.testing.assert_close(trust_weights(torch.full((6,), 0.3**0.5)), torch.tensor([0, 0.8, 0.2, 0, 0]))
+
+
+@torch.no_grad()
+def test_a_guess_moves_from_the_background_as_far_as_it_is_trusted() -> None:
+    decoder = trained_like(small())
+    latents, doubt = torch.randn(3, 6), torch.tensor([0.0, 0.5**0.5, 1.0])[:, None].expand(-1, 6)
+    seen, full = decoder(latents, uniform(3)), decoder(latents, uniform(3), doubt)
+    decoder.trust.copy_(torch.tensor([1.0, 1.0, 0.25, 1.0, 0.0]))
+    assert torch.equal(decoder(latents, uniform(3)), seen), "what was seen is not doubted"
+    less = decoder(latents, uniform(3), doubt) - decoder.background
+    torch.testing.assert_close(less, (full - decoder.background) * torch.tensor([1, 0.25, 0])[:, None, None, None])
 
 
 @torch.no_grad()

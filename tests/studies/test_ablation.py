@@ -11,12 +11,17 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from aime.config import TrainConfig
+from aime.config import TrainConfig, replace
 from aime.errors import ConfigError
 from aime.studies.ablation import FULL, VARIANTS, AblationConfig, VariantName, ablate, worth
 from aime.studies.runs import Result
+from aime.training.checkpoint import load_checkpoint
 from aime.training.config_file import differences
+from aime.training.locate import locate
+from aime.training.trainer import train
+from aime.training.update import RELOCATE_EVERY
 from tests.studies.conftest import MINUTES, PROTOCOL, RECIPE, TASK
+from tests.training.conftest import small_settings, write_store
 
 
 def test_each_variant_switches_off_just_its_pillar() -> None:
@@ -35,6 +40,13 @@ def test_each_variant_switches_off_just_its_pillar() -> None:
     assert all(old != new for there in changed.values() for old, new in there.values())
     assert set(VARIANTS) == set(get_args(VariantName))
     assert len({run.config.run_path for run in plan}) == len(plan)
+
+
+@pytest.mark.parametrize("variant", get_args(VariantName))
+def test_each_variant_trains_past_a_look_for_components_to_move(variant: VariantName, tmp_path: Path) -> None:
+    config = VARIANTS[variant][1](small_settings(tmp_path / "run", write_store(tmp_path / "ball")))
+    folder = train(replace(config, max_steps=RELOCATE_EVERY + 2))
+    assert load_checkpoint(locate(folder)).step == RELOCATE_EVERY + 2
 
 
 def test_what_is_trained_is_reported_and_not_trained_again(

@@ -22,12 +22,14 @@ from aime.data.dataset import fixed_clips
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError, DataError, TrainingError
 from aime.peers import RSSM
+from aime.training import trainer as trainers
 from aime.training.checkpoint import BALANCER, MODEL, OPTIMIZER, load_checkpoint
 from aime.training.config_file import read_config, to_yaml
 from aime.training.locate import load, locate
 from aime.training.metrics import MEASURED_HERE
 from aime.training.runs import RunFolder
 from aime.training.trainer import Trainer, train
+from aime.world_model import WorldModel
 from tests.training.conftest import BATCHES_PER_EPOCH, write_store
 from tests.training.limits import disk_of
 
@@ -168,6 +170,29 @@ def test_a_finished_run_that_is_trained_further_wakes_up(settings: Settings) -> 
     train(settings("more", max_steps=16))
     assert load_checkpoint(locate(folder)).state["rests_since"] == 13
     assert [line["step"] for line in metrics(folder) if "total_vae_loss" in line] == [2, 4, 6, 8, 10, 12, 14]
+
+
+def test_guesses_are_measured_when_a_run_ends_and_believed_while_it_goes_on(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def measure(model: WorldModel, store: EpisodeStore, length: int) -> None:
+        measured.append({name: value.clone() for name, value in model.state_dict().items()})
+        model.decoder.trust.fill_(0.5)
+
+    monkeypatch.setattr(trainers, "calibrate", measure)
+    config = settings(checkpoint_every=4)  # the last checkpoint is due in any case
+    saved = lambda: load_file(locate(config.run_path) / MODEL)  # noqa: E731
+    run(Interrupted(config))
+    assert torch.equal(saved()["decoder.trust"], torch.ones(5)) and not measured
+    train(config)
+    assert torch.equal(saved()["decoder.trust"], torch.full((5,), 0.5))
+    assert all(torch.equal(measured[0][name], x) for name, x in saved().items() if name != "decoder.trust")
+    goes_on = Interrupted(replace(config, max_steps=16))
+    goes_on.at = 10
+    run(goes_on)
+    assert torch.equal(saved()["decoder.trust"], torch.ones(5)) and len(measured) == 1
 
 
 def test_a_peer_trains_resumes_and_loads_by_the_same_code(settings: Settings) -> None:

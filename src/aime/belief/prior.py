@@ -169,6 +169,8 @@ class DPGMMPrior(nn.Module):
         the running mean of the components' use, over calls. Nothing moves where `unless` is true, which a GPU need not
         be waited for. See `aime.belief.relocation`.
         """
+        if self.max_components == 1:  # a single Gaussian has no other to move beside
+            return torch.zeros((), dtype=torch.bool, device=latents.device)
         inner = mixture.moved(-self.offset / self.scale, 1 / self.scale)
         latents = self.standardised(latents.to(inner.means.dtype))
         return relocation.relocate(self.means, self.log_vars, self.usage, latents, inner, decay, unless)

@@ -61,12 +61,32 @@ class Precision(nn.Module):
         return x * (1 + gain) + bias
 
 
+TRUST_KNOTS = 5
+"""Degrees of doubt at which it is told how far a guess is believed."""
+
+
+def full_trust() -> Float[Tensor, " knots"]:
+    """The trust in guesses of a decoder that has not been told of their errors."""
+    return torch.ones(TRUST_KNOTS)
+
+
+def trust_weights(doubt: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch knots"]:
+    """How near a guess is to each degree of doubt, summing to one: linear in between.
+
+    The degrees are equally spaced shares, from 0 to 1, of the latents' variance that the guess does not know.
+    """
+    unknown = doubt.float().square().mean(dim=-1, keepdim=True).clamp(0, 1)
+    knots = torch.arange(TRUST_KNOTS, device=doubt.device)
+    return (1 - (unknown * (TRUST_KNOTS - 1) - knots).abs()).clamp_min(0)
+
+
 class FrameDecoder(nn.Module):
     """A latent state and an attention map to the mean of a frame.
 
     The latent is laid out on a grid of image_size / 16 and doubled four times. At each scale attention modulates the
     features. What comes out is added to a learned image, the background: mid-grey in a fresh model, and best started
     from the mean of the frames to learn, so that the latent has to tell from the first step on what moves before it.
+    Of a guess it is added as far as a guess of such a doubt is to be trusted: `aime.training.calibrate` finds out.
 
     Raises `ConfigError` for an `image_size` that is not a multiple of 16.
     """
@@ -96,6 +116,8 @@ class FrameDecoder(nn.Module):
         nn.init.normal_(self.up[-1].weight, std=1e-3)  # type: ignore[arg-type]
         nn.init.zeros_(self.up[-1].bias)  # type: ignore[arg-type]
         self.background = nn.Parameter(torch.full((3, image_size, image_size), 0.5))
+        self.register_buffer("trust", full_trust())
+        self.trust: Tensor
         self.act = nn.SiLU()
 
     def forward(
@@ -119,4 +141,7 @@ class FrameDecoder(nn.Module):
         for norm, precision, up in zip(self.norms, self.precisions, self.up, strict=True):
             x = norm(x)
             x = up(self.act(x if relative is None else precision(x, relative)))
-        return self.background + x.float()
+        x = x.float()
+        if doubt is not None:
+            x = x * (1 - trust_weights(doubt) @ (1 - self.trust))[:, None, None, None]  # full trust is 1 to the bit
+        return self.background + x

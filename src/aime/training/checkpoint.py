@@ -38,6 +38,8 @@ FORMAT, FORMAT_VERSION = "aime-checkpoint", 1
 MODEL, OPTIMIZER, BALANCER = "model.safetensors", "optimizer.safetensors", "balancer.safetensors"
 MEMORY, LEARNING = "memory.safetensors", "learning.safetensors"
 CONFIG, STATE = "config.yaml", "state.json"
+LATER = ("decoder.trust",)
+"""Buffers that earlier versions did not have; a fresh model holds what their models did in its place."""
 
 
 def save_checkpoint(
@@ -147,7 +149,8 @@ class Checkpoint:
         """
         assert isinstance(model.config, ModelConfig)
         require_same_model(self, model.config)
-        saved, wanted = self._tensors(MODEL), model.state_dict()
+        wanted = model.state_dict()
+        saved = {name: wanted[name] for name in LATER if name in wanted} | self._tensors(MODEL)
         missing, foreign = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
         reshaped = [name for name in wanted.keys() & saved.keys() if wanted[name].shape != saved[name].shape]
         if missing or foreign or reshaped:

@@ -21,9 +21,11 @@ from aime.config import UNLIMITED_STEPS, TrainConfig
 from aime.data.dataset import BatchStream, WindowDataset
 from aime.errors import ConfigError
 from aime.pictures import plot_metrics, write_run_pictures
+from aime.perception import full_trust
 from aime.rehearsal import Recollection
 from aime.training.album import FIRST_FRAMES, Album, watch_episode
 from aime.training.build import build_model, build_updater
+from aime.training.calibrate import calibrate
 from aime.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from aime.training.device import autocast, resolve_device
 from aime.training.disk import disk_errors
@@ -137,8 +139,14 @@ class Trainer:
         display = Display(config.data.env, self.step, config.max_steps, shown=self.world.writes)
         with stop_on_signal() as wish, display.running():
             self.pace.begin()
-            while self.step < config.max_steps and self.time_over < 1 and not self._stop(wish):
+            over = self.over
+            if not over and isinstance(self.model, WorldModel):  # what goes on learning, nobody has measured
+                self.model.decoder.trust.copy_(full_trust())
+            while not over and not self._stop(wish):
                 outcome = self.consolidate() if self.consolidates else self.advance(next(self.stream))
+                over = self.over
+                if over:
+                    self.calibrate()
                 display.advance(self.step)
                 if self._due(config.log_every):
                     self.write_log(outcome, display)
@@ -181,6 +189,12 @@ class Trainer:
         self._applied = {"learning_rate": self.config.optimizer.learning_rate * self.lr_factor, "beta": self.beta}
         model.train()
         return self._took(updater.consolidate(self._album, lr_factor=self.lr_factor, beta=self.beta))
+
+    def calibrate(self) -> None:
+        """At the end: find out how far the guesses of the weights that are handed on may be believed."""
+        if isinstance(self.model, WorldModel) and self.world.writes:
+            with self.updater.average.in_place():
+                calibrate(self.model, self.store, self.config.model.sequence_length)
 
     def _took(self, outcome: Outcome) -> Outcome:
         """Count a step."""
@@ -308,6 +322,11 @@ class Trainer:
         return consolidates(self.step, self.config.consolidation, self.config.max_steps, self.time_over)
 
     @property
+    def over(self) -> bool:
+        """Whether the run has all its steps or minutes behind it."""
+        return self.step >= self.config.max_steps or self.time_over >= 1
+
+    @property
     def time_over(self) -> float:
         """Share of `max_minutes` that is over; 0 for a run without such a limit."""
         minutes = self.config.max_minutes
@@ -329,7 +348,7 @@ class Trainer:
         return bool(any_rank(torch.tensor(bool(wish), device=self.device), self.world))
 
     def _finish(self, wish: StopWish, began: int) -> None:
-        if self.step < self.config.max_steps and self.time_over < 1:
+        if not self.over:
             limit = f" of {self.config.max_steps}" if self.config.max_steps < UNLIMITED_STEPS else ""
             log.info(
                 "stopped by %s at step %d%s; the checkpoint is %s, and the same command goes on from there",

@@ -75,34 +75,37 @@ def _blur_matrix(size: int, like: Tensor) -> Tensor:
     )
 
 
-def ssim(
-    prediction: Float[Tensor, "*batch channels height width"], truth: Float[Tensor, "*batch channels height width"]
-) -> Float[Tensor, "*batch"]:
-    """Structural similarity of frames in [0, 1] (Wang et al. 2004), with the usual 11×11 Gaussian window of σ = 1.5.
+class StructuralSimilarity:
+    """SSIM of predictions with one truth, of which it blurs what all of them need just once (Wang et al., 2004).
 
-    The mean over pixels and channels of (2 μx μy + c1)(2 σxy + c2) / ((μx² + μy² + c1)(σx² + σy² + c2)). Frames must be
-    larger than 5 pixels. Equals `torchmetrics.functional.image.structural_similarity_index_measure` at `data_range=1`.
+    Frames are in [0, 1] and larger than 5 pixels; the window is the usual Gaussian of 11×11 with σ = 1.5. A score is the
+    mean over pixels and channels of (2 μx μy + c1)(2 σxy + c2) / ((μx² + μy² + c1)(σx² + σy² + c2)), as in
+    `torchmetrics.functional.image.structural_similarity_index_measure` at `data_range=1`.
     """
-    height, width = prediction.shape[-2:]
-    down, across = _blur_matrix(height, prediction), _blur_matrix(width, prediction).mT
-    # A few frames at a time stay in a processor's cache, which is ten times faster than all at once.
-    frames = 16 if prediction.device.type == "cpu" else 4096
-    scores = [
-        _ssim_of_chunk(p, t, down, across)
-        for p, t in zip(prediction.flatten(0, -4).split(frames), truth.flatten(0, -4).split(frames), strict=True)
-    ]
-    return torch.cat(scores).reshape(prediction.shape[:-3])
 
+    def __init__(self, truth: Float[Tensor, "*batch channels height width"]) -> None:
+        height, width = truth.shape[-2:]
+        self._down, self._across = _blur_matrix(height, truth), _blur_matrix(width, truth).mT
+        # A few frames at a time stay in a processor's cache, which is ten times faster than all at once.
+        self._frames = 8 if truth.device.type == "cpu" else 4096
+        self._truth = truth.flatten(0, -4).split(self._frames)
+        self._mean = [self._blur(t) for t in self._truth]
+        self._square = [self._blur(t.square()) for t in self._truth]
 
-def _ssim_of_chunk(prediction: Tensor, truth: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    def blur(x: Tensor) -> Tensor:
-        return down @ (x @ across)
+    def __call__(self, prediction: Float[Tensor, "*batch channels height width"]) -> Float[Tensor, "*batch"]:
+        """The score of each frame of a prediction of that truth."""
+        chunks = prediction.flatten(0, -4).split(self._frames)
+        found = [self._of(*chunk) for chunk in zip(chunks, self._truth, self._mean, self._square, strict=True)]
+        return torch.cat(found).reshape(prediction.shape[:-3])
 
-    mean_p, mean_t = blur(prediction), blur(truth)
-    square_p, square_t, product = mean_p.square(), mean_t.square(), mean_p * mean_t
-    var_p = (blur(prediction.square()) - square_p).clamp_min(0.0)
-    var_t = (blur(truth.square()) - square_t).clamp_min(0.0)
-    covariance = blur(prediction * truth) - product
-    luminance = (2 * product + _SSIM_C1) / (square_p + square_t + _SSIM_C1)
-    structure = (2 * covariance + _SSIM_C2) / (var_p + var_t + _SSIM_C2)
-    return (luminance * structure).mean(dim=(-3, -2, -1))
+    def _blur(self, x: Tensor) -> Tensor:
+        return self._down @ (x @ self._across)
+
+    def _of(self, prediction: Tensor, truth: Tensor, mean_t: Tensor, square_t: Tensor) -> Tensor:
+        mean_p = self._blur(prediction)
+        product, squares = mean_p * mean_t, mean_p.square() + mean_t.square()
+        # Of the two variances only their sum is asked for, which one blur less gives.
+        variances = (self._blur(prediction.square()) + square_t - squares).clamp_min(0.0)
+        covariance = self._blur(prediction * truth) - product
+        luminance = (2 * product + _SSIM_C1) / (squares + _SSIM_C1)
+        return (luminance * (2 * covariance + _SSIM_C2) / (variances + _SSIM_C2)).mean(dim=(-3, -2, -1))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aime.evaluation.bootstrap import Curve, summarise
 from aime.evaluation.lpips import LPIPS
-from aime.evaluation.metrics import moving_psnr, psnr, ssim
+from aime.evaluation.metrics import StructuralSimilarity, moving_psnr, psnr
 
 PREDICTORS = {
     "dream": "dream",
@@ -49,6 +49,7 @@ class Scorer:
         self._truth = truth
         self._moving = moving
         self._lpips = lpips
+        self._similarity = StructuralSimilarity(truth)
 
     def __call__(self, prediction: Float[Tensor, "clips horizon 3 h w"], *, perceptual: bool = True) -> Scores:
         """The scores of a prediction; `perceptual` leaves out LPIPS, which costs more than all others."""
@@ -56,7 +57,7 @@ class Scorer:
         scores = {
             "psnr": psnr(prediction, self._truth),
             "moving_psnr": moving_psnr(prediction, self._truth, self._moving),
-            "ssim": ssim(prediction, self._truth),
+            "ssim": self._similarity(prediction),
         }
         if self._lpips is not None and perceptual:
             scores["lpips"] = self._lpips(prediction, self._truth)

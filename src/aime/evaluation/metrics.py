@@ -78,7 +78,7 @@ def _blur_matrix(size: int, like: Tensor) -> Tensor:
 class StructuralSimilarity:
     """SSIM of predictions with one truth, of which it blurs what all of them need just once (Wang et al., 2004).
 
-    Frames are in [0, 1] and larger than 5 pixels; the window is the usual Gaussian of 11×11 with σ = 1.5. A score is the
+    Frames are in [0, 1] and larger than 5 pixels; the window is the usual Gaussian of 11×11, σ = 1.5. A score is the
     mean over pixels and channels of (2 μx μy + c1)(2 σxy + c2) / ((μx² + μy² + c1)(σx² + σy² + c2)), as in
     `torchmetrics.functional.image.structural_similarity_index_measure` at `data_range=1`.
     """

@@ -20,8 +20,8 @@ from torch import Tensor
 from aime.config import UNLIMITED_STEPS, TrainConfig
 from aime.data.dataset import BatchStream, WindowDataset
 from aime.errors import ConfigError
-from aime.pictures import plot_metrics, write_run_pictures
 from aime.perception import full_trust
+from aime.pictures import plot_metrics, write_run_pictures
 from aime.rehearsal import Recollection
 from aime.training.album import FIRST_FRAMES, Album, watch_episode
 from aime.training.build import build_model, build_updater

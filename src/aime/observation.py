@@ -1,4 +1,4 @@
-"""The observation model's other half, beside the decoder: how sure it is, and of which pixels."""
+"""The observation model's other half, beside the decoder: how sure it is, of which pixels, and which ones move."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+
+MOTION_THRESHOLD = 16.0 / 255.0
+"""A pixel moves where one of its channels differs from the last context frame by more than this."""
 
 
 class ObservationNoise(nn.Module):
@@ -71,3 +74,16 @@ def veil(attention: Float[Tensor, "batch time grid grid"]) -> Shown:
     """
     attended = torch.rand(*attention.shape[:2], device=attention.device) < 0.5
     return Shown(torch.where(attended[..., None, None], attention, 1.0 / attention.shape[-1] ** 2), attended)
+
+
+def moving_pixels(
+    truth: Float[Tensor, "*batch horizon channels height width"],
+    last: Float[Tensor, "*batch channels height width"],
+    threshold: float = MOTION_THRESHOLD,
+) -> Bool[Tensor, "*batch horizon height width"]:
+    """Pixels of the true frames that differ from the last context frame by more than `threshold` in some channel.
+
+    That is where something has moved to, and where something has moved away from. It depends on the truth alone, so
+    that every predictor is scored on the same pixels.
+    """
+    return ((truth - last.unsqueeze(-4)).abs() > threshold).any(dim=-3)

@@ -8,8 +8,8 @@ import torch
 from aime.data.store import EpisodeStore
 from aime.errors import DataError
 from aime.evaluation.clips import copy_last, count_clips, load_clips, somebody_elses
-from aime.evaluation.metrics import moving_pixels
 from aime.evaluation.states import StateColumns
+from aime.observation import moving_pixels
 from tests.evaluation.conftest import write_store
 
 

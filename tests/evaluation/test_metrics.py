@@ -6,7 +6,8 @@ import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from aime.evaluation.metrics import FINEST_MSE, StructuralSimilarity, moving_pixels, moving_psnr, psnr
+from aime.evaluation.metrics import FINEST_MSE, StructuralSimilarity, moving_psnr, psnr
+from aime.observation import moving_pixels
 
 
 def frames(*shape: int, seed: int = 0) -> torch.Tensor:

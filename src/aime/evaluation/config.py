@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.evaluation.clips import count_clips, longest_episode
-from aime.evaluation.metrics import MOTION_THRESHOLD
+from aime.observation import MOTION_THRESHOLD
 
 log = logging.getLogger("aime")
 

@@ -18,8 +18,8 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from aime.evaluation.metrics import MOTION_THRESHOLD
 from aime.inputs import to_unit_frames
+from aime.observation import MOTION_THRESHOLD
 
 ACTIVE_VARIANCE = 0.01
 """A latent dimension is active if its posterior mean varies by more than this (Burda et al. 2016, Importance weighted

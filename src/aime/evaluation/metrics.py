@@ -14,9 +14,6 @@ FINEST_MSE = 1.0 / (12.0 * 255.0**2)
 """Mean squared error that rounding to 8 bits makes by itself. A truth stored in 8 bits cannot tell a prediction apart
 that is closer than this, so errors are not counted below it: PSNR ends at 58.9 dB instead of at infinity."""
 
-MOTION_THRESHOLD = 16.0 / 255.0
-"""A pixel moves where one of its channels differs from the last context frame by more than this."""
-
 _SSIM_SIGMA = 1.5
 _SSIM_RADIUS = 5
 _SSIM_C1 = 0.01**2
@@ -34,25 +31,15 @@ def psnr(
     return _decibel((prediction - truth).square().mean(dim=(-3, -2, -1)))
 
 
-def moving_pixels(
-    truth: Float[Tensor, "*batch horizon channels height width"],
-    last: Float[Tensor, "*batch channels height width"],
-    threshold: float = MOTION_THRESHOLD,
-) -> Bool[Tensor, "*batch horizon height width"]:
-    """Pixels of the true frames that differ from the last context frame by more than `threshold` in some channel.
-
-    That is where something has moved to, and where something has moved away from. It depends on the truth alone, so
-    that every predictor is scored on the same pixels.
-    """
-    return ((truth - last.unsqueeze(-4)).abs() > threshold).any(dim=-3)
-
-
 def moving_psnr(
     prediction: Float[Tensor, "*batch channels height width"],
     truth: Float[Tensor, "*batch channels height width"],
     moving: Bool[Tensor, "*batch height width"],
 ) -> Float[Tensor, "*batch"]:
-    """PSNR in dB over the pixels marked in `moving` (see `moving_pixels`); NaN for a frame in which nothing moves."""
+    """PSNR in dB over the pixels marked in `moving` (by `moving_pixels` of `aime.observation`).
+
+    NaN for a frame in which nothing moves.
+    """
     error = (prediction - truth).square().mean(dim=-3)
     pixels = moving.sum(dim=(-2, -1))
     mse = (error * moving).sum(dim=(-2, -1)) / pixels.clamp_min(1)

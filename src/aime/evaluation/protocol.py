@@ -36,7 +36,6 @@ from aime.evaluation.clips import (
 from aime.evaluation.config import EvaluationConfig
 from aime.evaluation.health import check_health, read_health
 from aime.evaluation.lpips import LPIPS, find_lpips
-from aime.evaluation.metrics import moving_pixels
 from aime.evaluation.models import Dreamer, as_if_seen, belief_features, device_of, nll_bound
 from aime.evaluation.policies import policy_information
 from aime.evaluation.readout import StateReadout, fit_readout, read_states
@@ -45,6 +44,7 @@ from aime.evaluation.scores import Scorer, Scores, curves, difference_curves, jo
 from aime.evaluation.showcase import write_showcase
 from aime.evaluation.states import StateColumns
 from aime.inputs import to_unit_frames
+from aime.observation import moving_pixels
 
 HEALTH_CLIPS = 32
 """Clips that the health of the pillars is read on."""

@@ -17,9 +17,8 @@ from torch import Tensor
 from aime.data.dataset import WindowDataset, fixed_clips
 from aime.data.store import EpisodeStore
 from aime.errors import DataError
-from aime.evaluation.metrics import moving_pixels
 from aime.inputs import to_unit_frames
-from aime.observation import veil
+from aime.observation import moving_pixels
 from aime.perception import full_trust, trust_weights
 from aime.world_model import WorldModel
 
@@ -104,7 +103,7 @@ def _guess(model: WorldModel, clips: dict[str, Tensor]) -> tuple[Tensor, Tensor,
         assert guess.doubt is not None
         latents, before, doubt = (x[:, at.to(x.device)] for x in (guess.latents, guess.before, guess.doubt))
         truth, background = frames[:, (watched + at).to(frames.device)], model.decoder.background
-        said = model.decode(latents, veil(model.expect_attention(before, latents)).maps, doubt) - background
+        said = model.decode(latents, model.expect_attention(before, latents), doubt) - background
         moved = moving_pixels(truth, frames[:, watched - 1])[:, :, None]
         pixels = moved.sum(dim=(-3, -2, -1)).clamp_min(1)
         square, product = ((moved * said * x).sum(dim=(-3, -2, -1)) / pixels for x in (said, truth - background))

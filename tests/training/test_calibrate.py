@@ -76,7 +76,9 @@ def test_guesses_of_a_model_that_knows_nothing_are_taken_back(store: EpisodeStor
     model = painting(small_model()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     wrong = missed(model.eval(), store)
+    state = torch.random.get_rng_state()
     calibrate(model.train(), store, FRAMES)
+    assert torch.equal(torch.random.get_rng_state(), state), "dreams are decoded under maps as they are, by no chance"
     assert model.training
     assert {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])} == {
         "decoder.trust"

@@ -25,10 +25,6 @@ from aime.observation import veil
 if TYPE_CHECKING:
     from aime.world_model import WorldModel
 
-JUDGED_EVERY = 4
-"""One expectation in so many is judged: a mixture costs more than the steps of dynamics between two, and neighbours tell
-nearly the same."""
-
 
 @dataclass(frozen=True)
 class Recollection:
@@ -68,7 +64,8 @@ def rehearse_dynamics(model: WorldModel, seen: Recollection, settings: LossConfi
     steps = rollout_length(time, settings)
     start = int(torch.randint(time - steps, ())) if steps else time - 1
     conditions = model.transition.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
-    judged = torch.arange(int(torch.randint(min(JUDGED_EVERY, start + 1 + steps), ())), start + 1 + steps, JUDGED_EVERY)
+    # Every second expectation is judged: the mixtures cost more than the steps between them.
+    judged = torch.arange(int(torch.randint(min(2, start + 1 + steps), ())), start + 1 + steps, 2)
     at = placed(judged, seen.mean)
     mean, log_var = seen.mean[:, at], seen.log_var[:, at]
     latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)

@@ -171,7 +171,7 @@ class Updater:
             return objective
 
         bad = torch.zeros((), dtype=torch.bool, device=model.device)
-        bad = self._again(dynamics, dynamics_parameters(model), settings.consolidation_rehearsals, bad)
+        bad = self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad)
         bad = self._again(decoder, decoder_parameters(model), 1, bad)
         self.average.follow()
         self._guard.restore_if(bad)

@@ -13,6 +13,7 @@ PILLARS = {"perception", "belief", "dynamics", "attention", "learning"}
 BELOW = {
     "errors": set[str](),
     "attend": set[str](),
+    "pages": set[str](),
     "config": {"errors"},
     **{part: {"attend", "config", "errors"} for part in (*PILLARS, "data", "pictures", "inputs")},
     "outputs": PILLARS,
@@ -32,6 +33,7 @@ BELOW = {
         "inputs",
         "learning",
         "outputs",
+        "pages",
         "presets",
         "training",
         "world_model",

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from aime import __version__
 from aime.commands import COMMANDS
 from aime.errors import AimeError, unknown
+from aime.pages import keep_freed_memory
 
 FAILED = 2
 INTERRUPTED = 130
@@ -104,6 +105,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
+    keep_freed_memory()
     run = importlib.import_module(COMMANDS[name].module).run
     return int(run(rest) or 0)
 

@@ -1,7 +1,7 @@
 """Memory that is freed stays with the process, for the tensors of the next step.
 
 By default glibc gives every freed block of some size back to the system, and the next one like it comes as new pages,
-each cleared at the first touch: a training step on a CPU touches tens of thousands. `aime` asks it to keep them, once
+each cleared at the first touch: an update of dynamics on a CPU touches thousands. `aime` asks it to keep them, once
 per process; a program that imports AIME decides that for itself.
 """
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from aime import cli, pages
 from aime.pages import SET_BY_HAND
 
 CHURN = """
@@ -61,9 +62,16 @@ def test_what_somebody_has_set_is_left_alone(environment: dict[str, str]) -> Non
     assert not kept
 
 
-def test_another_libc_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aime import pages
+def test_every_command_asks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[None] = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: asked.append(None))
+    assert cli.main(["--help"]) == 0 and asked == [], "help computes nothing"
+    assert cli.main(["train", "--help"]) == 0 and asked == [None]
 
+
+def test_another_libc_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*SET_BY_HAND, "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pages.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(pages.ctypes, "CDLL", lambda name: pytest.fail("was asked"))
     assert not pages.keep_freed_memory()

@@ -17,13 +17,14 @@ BELOW = {
     "config": {"errors"},
     **{part: {"attend", "config", "errors"} for part in (*PILLARS, "data", "pictures", "inputs")},
     "outputs": PILLARS,
-    "watched": PILLARS | {"outputs"},
     "lesson": {"config"},
+    "sight": {"attention", "lesson", "perception"},
+    "watched": PILLARS | {"outputs", "sight"},
     "observation": set[str](),
     "transition": {"belief", "dynamics", "outputs"},
     "losses": PILLARS | {"config", "lesson", "observation", "outputs"},
     "world_model": PILLARS
-    | {"config", "errors", "inputs", "lesson", "losses", "observation", "outputs", "transition", "watched"},
+    | {"config", "errors", "inputs", "lesson", "losses", "observation", "outputs", "sight", "transition", "watched"},
     "presets": {"config", "errors"},
     "bench": {
         "belief",

@@ -27,13 +27,13 @@ def test_remembered_latents_lead_to_what_was_watched_and_to_what_is_foreseen(hea
     starts[1, 2] = True
     with torch.no_grad():
         watched = model.watch(frames.float() / 255, actions, starts)
-        remembered = (watched.latent_mean, watched.perceived_context, actions, starts)
+        remembered = (watched.latent_mean, watched.sights.context, actions, starts)
         before = model.transition.conditions(*remembered, start=4, steps=3)
         only = model.transition.conditions(*remembered, start=7, steps=0)
         belief = model.observe(frames[:, :5], actions[:, :5], starts[:, :5])
         ahead = model.transition.foresee(belief, actions[:, 5:])
         again = model.transition.reread(
-            belief, watched.latent_mean[:, 5:], watched.perceived_context[:, 5:] * hears, actions[:, 5:]
+            belief, watched.latent_mean[:, 5:], watched.sights.context[:, 5:] * hears, actions[:, 5:]
         )
     torch.testing.assert_close(before[:, :5], watched.hidden_before[:, :5])
     torch.testing.assert_close(before[:, 5:], ahead.before)

@@ -119,7 +119,7 @@ def elbo(
     context_loss = frames.new_zeros(())
     if model.config.perceiver_context:  # else belief and latents would be taught by a context that nobody is to hear
         predicted = model.context_head(torch.cat([watched.hidden_before, watched.latents], dim=-1))
-        target = watched.perceived_context.detach()
+        target = watched.sights.context.detach()
         context_loss = 0.5 * (predicted.float() - target.float()).square().sum(dim=-1).mean()
     parts["context_loss"] = context_loss
     return (

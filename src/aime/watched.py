@@ -6,25 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from aime.attention import Slots
 from aime.belief import MixturePrior
 from aime.outputs import Belief
 from aime.perception import PerceiverOutput, TokenizerOutput
-
-
-@dataclass(frozen=True)
-class Look:
-    """What frames show by themselves and in their order, before anything is believed."""
-
-    indices: Int64[Tensor, "n p p"]
-    """The codes' indices."""
-    tokens: TokenizerOutput | None
-    """None where the tokenizer was not to learn."""
-    perceived: PerceiverOutput
-    slots: Slots
+from aime.sight import Sights
 
 
 @dataclass(frozen=True)
@@ -45,10 +34,7 @@ class Watched:
     """What watching a clip left behind, before anything is decoded."""
 
     studied: Studied
-    looks: tuple[Look, ...]
-    """Of the studied clips, and of the others if there are any."""
-    perceived_context: Float[Tensor, "batch time context"]
-    """The Perceiver's, whether or not it is to be heard."""
+    sights: Sights
     latent_mean: Float[Tensor, "batch time latent"]
     latent_log_var: Float[Tensor, "batch time latent"]
     latents: Float[Tensor, "batch time latent"]
@@ -56,12 +42,8 @@ class Watched:
     hidden_before: Float[Tensor, "batch time hidden"]
     """h[t-1], zero where an episode starts."""
     expect: Callable[[], MixturePrior]
-    slots: Slots
-    seen: Float[Tensor, "batch time grid grid"]
     expected: Float[Tensor, "batch time grid grid"]
     attention: Float[Tensor, "batch time grid grid"]
-    first: Bool[Tensor, "batch time"]
-    """Where an episode starts."""
     belief: Belief
     paused: tuple[Belief, ...]
     """Beliefs at the frames after which training dreams; no gradient is cut."""

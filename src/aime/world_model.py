@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import reduce
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,21 +26,18 @@ from aime.dynamics import RecurrentCore, RecurrentState
 from aime.errors import ShapeError
 from aime.inputs import check_clip, check_dream, to_unit_frames
 from aime.learning import TemporalPatchDiscriminator
-from aime.lesson import Lesson, placed
+from aime.lesson import Lesson
 from aime.observation import ObservationNoise
 from aime.outputs import Belief, Dream, SequenceOutput
 from aime.perception import (
     CausalPerceiver,
     FrameDecoder,
     FrameEncoder,
-    FrameFeatures,
-    PerceiverCache,
-    PerceiverOutput,
-    TokenizerOutput,
     VQTokenizer,
 )
+from aime.sight import Sight
 from aime.transition import Transition, shifted, started
-from aime.watched import Imagined, Look, Studied, Watched
+from aime.watched import Imagined, Studied, Watched
 
 OBSERVE_CHUNK = 64
 """Frames per clip that `observe` runs at once: long videos are filtered piece by piece, in bounded memory."""
@@ -264,7 +260,7 @@ class WorldModel(nn.Module):
         """What the Perceiver understands of a video up to each frame: c[t], from frames ≤ t."""
         check_clip(self.config, videos, None, None)
         first = self._episode_starts(None, len(videos), videos.shape[1], fresh=True)
-        return self._perceive(to_unit_frames(videos), first, None)[2].context
+        return self.sight.read(to_unit_frames(videos), first)[2].context
 
     # ------------------------------------------------------------------ watching
 
@@ -284,17 +280,14 @@ class WorldModel(nn.Module):
             lesson: what is learned from, where that is not everything; the rest is watched at a fraction of the price.
         """
         batch, time = frames.shape[:2]
-        studied, pauses = (None, []) if lesson is None else (lesson.studied, lesson.starts)
+        pauses = [] if lesson is None else lesson.starts
         first = self._episode_starts(is_first, batch, time, fresh=belief is None)
-        features = self._features(frames, lesson)
-        looks = self._looks(frames, features.grid, first, None if belief is None else belief.perceiver, studied)
-        slots = reduce(Slots.followed_by, (look.slots for look in looks))
-        perceived_context = torch.cat([look.perceived.context for look in looks])
+        sights = self.sight(frames, first, None if belief is None else belief.perceiver, lesson)
         transition = self.transition
-        context = transition.heeded(perceived_context)
+        context = transition.heeded(sights.context)
 
-        evidence = torch.cat([features.embedding, context.flatten(0, 1), slots.summary()], dim=-1)
-        mean, log_var = (x.unflatten(0, (batch, time)) for x in self.posterior(features.places, evidence))
+        evidence = torch.cat([sights.features.embedding, context.flatten(0, 1), sights.slots.summary()], dim=-1)
+        mean, log_var = (x.unflatten(0, (batch, time)) for x in self.posterior(sights.features.places, evidence))
         drawn = self.training if sample is None else sample
         latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean) if drawn else mean
 
@@ -306,20 +299,20 @@ class WorldModel(nn.Module):
         hidden_before = shifted(hidden, None if belief is None else belief.hidden, first)
 
         attended = [
-            self._attend(look.slots, hidden_before[rows], latents[rows], learns=learns)
-            for look, rows, learns in zip(looks, *_portions(batch, studied), strict=True)
+            self._attend(look.slots, hidden_before[look.rows], latents[look.rows], learns=look.learns)
+            for look in sights.looks
         ]
         expected, attention = (torch.cat(maps) for maps in zip(*attended, strict=True))
-        assert looks[0].tokens is not None  # the first clips are the studied ones
+        look = sights.looks[0]
+        assert look.tokens is not None  # the first clips are the studied ones
         study = Studied(
             clips=len(attended[0][0]),
-            tokens=looks[0].tokens,
-            perceived=looks[0].perceived,
-            slots=looks[0].slots,
+            tokens=look.tokens,
+            perceived=look.perceived,
+            slots=look.slots,
             expected=attended[0][0],
             attention=attended[0][1],
         )
-        cache = looks[0].perceived.cache if len(looks) == 1 else None
 
         def belief_at(t: int, state: RecurrentState) -> Belief:
             return Belief(
@@ -329,25 +322,21 @@ class WorldModel(nn.Module):
                 context=context[:, t],
                 attention_map=attention[:, t],
                 latents=mean[:, t],
-                perceiver=cache if t == time - 1 else None,
+                perceiver=sights.cache if t == time - 1 else None,
             )
 
         beliefs = [belief_at(t, state) for t, state in zip([*pauses, time - 1], states, strict=True)]
         return Watched(
             studied=study,
-            looks=looks,
-            perceived_context=perceived_context,
+            sights=sights,
             latent_mean=mean,
             latent_log_var=log_var,
             latents=latents,
             hidden=hidden,
             hidden_before=hidden_before,
             expect=lambda: self.prior(hidden_before),
-            slots=slots,
-            seen=slots.attention.unflatten(0, (batch, time)),
             expected=expected,
             attention=attention,
-            first=first,
             belief=beliefs[-1],
             paused=tuple(beliefs[:-1]),
         )
@@ -369,46 +358,6 @@ class WorldModel(nn.Module):
         else:
             first = is_first.to(self.device, non_blocking=True)
         return started(first) if fresh else first
-
-    def _features(self, frames: Tensor, lesson: Lesson | None) -> FrameFeatures:
-        """What the encoder makes of all frames, with a graph for those that teach it."""
-        flat = frames.flatten(0, 1)
-        if lesson is None or not torch.is_grad_enabled():
-            return self.encoder(flat)
-        teaches = torch.zeros(frames.shape[:2], dtype=torch.bool)
-        teaches[: lesson.studied] = True
-        teaches[:, lesson.decoded] = True
-        order = (~teaches.flatten()).sort(stable=True).indices
-        back = placed(order.argsort(), frames)
-        learned, watched = placed(order, frames).split([int(teaches.sum()), int((~teaches).sum())])
-        features = self.encoder(flat[learned])
-        if len(watched):
-            with torch.no_grad():
-                others = self.encoder(flat[watched])
-            features = features.followed_by(others)
-        return features[back]
-
-    def _looks(
-        self, frames: Tensor, grid: Tensor, is_first: Tensor, cache: PerceiverCache | None, studied: int | None
-    ) -> tuple[Look, ...]:
-        """Tokens, context and slots of the clips that are studied, and of the others."""
-        grid = grid.unflatten(0, frames.shape[:2])
-        looks = []
-        for rows, learns in zip(*_portions(len(frames), studied), strict=True):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-                past = None if cache is None else cache[rows]
-                indices, tokens, perceived = self._perceive(frames[rows], is_first[rows], past, learns=learns)
-                looks.append(Look(indices, tokens, perceived, self.slot_attention(grid[rows].flatten(0, 1))))
-        return tuple(looks)
-
-    def _perceive(
-        self, frames: Tensor, is_first: Tensor, cache: PerceiverCache | None, *, learns: bool = True
-    ) -> tuple[Tensor, TokenizerOutput | None, PerceiverOutput]:
-        tokens = self.tokenizer(frames.flatten(0, 1)) if learns else None
-        indices = self.tokenizer.encode(frames.flatten(0, 1)) if tokens is None else tokens.indices
-        # The Perceiver reads the codes; it does not bend them: codes that are easy to predict would say little.
-        codes = self.tokenizer.codes(indices) if tokens is None else tokens.codes.detach()
-        return indices, tokens, self.perceiver(codes.flatten(1, 2).unflatten(0, is_first.shape), is_first, cache)
 
     def _attend(self, slots: Slots, hidden_before: Tensor, latents: Tensor, *, learns: bool) -> tuple[Tensor, Tensor]:
         """What the schema expected, and that fused with what the slots see: (B, T, G, G) each."""
@@ -501,7 +450,12 @@ class WorldModel(nn.Module):
         maps, unsure = (None if x is None else x.flatten(0, 1) for x in (attention, doubt))
         return self.decoder(latents.flatten(0, 1), maps, unsure).unflatten(0, latents.shape[:2])
 
-    # ------------------------------------------------------------------ parameters
+    # ------------------------------------------------------------------ parts
+
+    @property
+    def sight(self) -> Sight:
+        """How frames are looked at."""
+        return Sight(self.encoder, self.tokenizer, self.perceiver, self.slot_attention)
 
     @property
     def transition(self) -> Transition:
@@ -542,9 +496,10 @@ class WorldModel(nn.Module):
         return (p for p in self.parameters() if id(p) not in adversary)
 
     def _output(self, watched: Watched) -> SequenceOutput:
-        batch, time = watched.hidden.shape[:2]
+        sights = watched.sights
+        per_frame = watched.hidden.shape[:2]
         return SequenceOutput(
-            context=watched.perceived_context,
+            context=sights.context,
             latents=watched.latents,
             latent_mean=watched.latent_mean,
             latent_log_var=watched.latent_log_var,
@@ -552,19 +507,12 @@ class WorldModel(nn.Module):
             prior=watched.prior,
             attention_map=watched.attention,
             attention_prior=watched.expected,
-            attention_seen=watched.seen,
-            slot_maps=watched.slots.maps.unflatten(0, (batch, time)),
-            tokens=torch.cat([look.indices for look in watched.looks]).unflatten(0, (batch, time)),
-            perceived=tuple(look.perceived for look in watched.looks),
+            attention_seen=sights.slots.attention.unflatten(0, per_frame),
+            slot_maps=sights.slots.maps.unflatten(0, per_frame),
+            tokens=sights.indices,
+            perceived=tuple(look.perceived for look in sights.looks),
             belief=watched.belief,
         )
-
-
-def _portions(batch: int, studied: int | None) -> tuple[list[slice], list[bool]]:
-    """The rows of a batch that are studied and the rest of them, if any; and which of the two are studied."""
-    if studied is None or studied >= batch:
-        return [slice(0, batch)], [True]
-    return [slice(0, studied), slice(studied, batch)], [True, False]
 
 
 def _head(inputs: int, width: int, outputs: int) -> nn.Sequential:

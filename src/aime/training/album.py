@@ -115,7 +115,7 @@ def watch_episode(model: WorldModel, store: EpisodeStore, episode: int) -> Recol
                 to_unit_frames(frames[:, piece]), actions[:, piece], first[:, piece], belief, sample=False
             )
             belief = seen.belief
-            pieces.append((seen.latent_mean, seen.latent_log_var, seen.perceived_context))
+            pieces.append((seen.latent_mean, seen.latent_log_var, seen.sights.context))
     finally:
         model.train(training)
     mean, log_var, context = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))

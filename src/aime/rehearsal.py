@@ -25,6 +25,10 @@ from aime.observation import veil
 if TYPE_CHECKING:
     from aime.world_model import WorldModel
 
+SHORTER = (1, 2, 4)
+"""Parts of the longest rollout that dynamics rehearses, each as often as the next. What comes soon after closing one's
+eyes is where a dream begins, and in long rollouts it is a few steps of many; short ones cost less, too."""
+
 
 @dataclass(frozen=True)
 class Recollection:
@@ -61,8 +65,9 @@ def rehearse_dynamics(model: WorldModel, seen: Recollection, settings: LossConfi
     These are the terms of `losses.elbo` and `losses.dreamed` that move prior and dynamics, on remembered latents.
     """
     time = seen.mean.shape[1]
-    steps = rollout_length(time, settings)
-    start = int(torch.randint(time - steps, ())) if steps else time - 1
+    longest = rollout_length(time, settings)
+    start = int(torch.randint(time - longest, ())) if longest else time - 1
+    steps = min(longest, max(1, longest // SHORTER[int(torch.randint(len(SHORTER), ()))]))
     conditions = model.transition.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
     # Every second expectation is judged: the mixtures cost more than the steps between them.
     judged = torch.arange(int(torch.randint(min(2, start + 1 + steps), ())), start + 1 + steps, 2)

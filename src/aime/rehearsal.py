@@ -25,9 +25,11 @@ from aime.observation import veil
 if TYPE_CHECKING:
     from aime.world_model import WorldModel
 
-SHORTER = (1, 2, 4)
-"""Parts of the longest rollout that dynamics rehearses, each as often as the next. What comes soon after closing one's
-eyes is where a dream begins, and in long rollouts it is a few steps of many; short ones cost less, too."""
+WHOLE = (1,)
+"""Rollouts of dynamics as long as they may be …"""
+WHOLE_HALF_QUARTER = (1, 2, 4)
+"""… or of several lengths, each as often as the next. What comes soon after closing one's eyes is where a dream begins,
+and in long rollouts it is a few steps of many; short ones cost less, too."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,20 @@ class Glimpses:
     context: Float[Tensor, "n context"]
 
 
-def rehearse_dynamics(model: WorldModel, seen: Recollection, settings: LossConfig) -> Tensor:
+def rehearse_dynamics(
+    model: WorldModel, seen: Recollection, settings: LossConfig, parts: Sequence[int] = WHOLE
+) -> Tensor:
     """What dynamics and prior can learn without looking: to expect what was seen, with open eyes and with closed ones.
 
     These are the terms of `losses.elbo` and `losses.dreamed` that move prior and dynamics, on remembered latents.
+
+    Args:
+        parts: of the longest rollout, one of which is drawn: 2 is half of it.
     """
     time = seen.mean.shape[1]
     longest = rollout_length(time, settings)
     start = int(torch.randint(time - longest, ())) if longest else time - 1
-    steps = min(longest, max(1, longest // SHORTER[int(torch.randint(len(SHORTER), ()))]))
+    steps = min(longest, max(1, longest // parts[int(torch.randint(len(parts), ()))]))
     conditions = model.transition.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
     # Every second expectation is judged: the mixtures cost more than the steps between them.
     judged = torch.arange(int(torch.randint(min(2, start + 1 + steps), ())), start + 1 + steps, 2)

@@ -43,12 +43,12 @@ def ball_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_settings(run: Path, store: Path, **changes: object) -> TrainConfig:
-    """A run of eight steps of two clips, all parts of the model present."""
+    """A run of eight steps of two clips, all parts of the model present; in the last two perception rests."""
     small = small_config()
     base = TrainConfig(
         data=DataConfig(env="pushed-ball", data_dir=store, batch_size=2),
         model=ModelSettings(**{name: getattr(small, name) for name in ModelSettings.__dataclass_fields__}),
-        optimizer=OptimizerConfig(warmup_epochs=1.0, learning_rate=0.001),
+        optimizer=OptimizerConfig(warmup_epochs=1.0, learning_rate=0.001, consolidation=0.2),
         run_dir=run,
         max_steps=8,
         device="cpu",

@@ -21,6 +21,7 @@ from aime.learning.balancers import GradientBalancer
 from aime.lesson import placed, spread_out
 from aime.outputs import Judged, SequenceOutput
 from aime.rehearsal import (
+    WHOLE_HALF_QUARTER,
     Glimpses,
     Recollection,
     decoder_parameters,
@@ -160,7 +161,8 @@ class Updater:
         scalars: dict[str, Tensor] = {}
 
         def dynamics() -> Tensor:
-            objective = rehearse_dynamics(model, album.draw(settings.consolidation_clips)[0], loss)
+            seen, _ = album.draw(settings.consolidation_clips)
+            objective = rehearse_dynamics(model, seen, loss, WHOLE_HALF_QUARTER)
             scalars[REHEARSAL] = objective.detach()
             return objective
 

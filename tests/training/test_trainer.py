@@ -196,11 +196,16 @@ def test_guesses_are_measured_when_a_run_ends_and_believed_while_it_goes_on(
 
 
 def test_a_peer_trains_resumes_and_loads_by_the_same_code(settings: Settings) -> None:
-    whole = train(settings("whole", world_model="rssm", eval_every=4))
-    trainer = Interrupted(settings("parts", world_model="rssm", eval_every=4))
+    optimizer = OptimizerConfig(warmup_epochs=1.0, learning_rate=0.001)  # a peer has no part that rests
+
+    def peer(name: str) -> TrainConfig:
+        return settings(name, world_model="rssm", eval_every=4, optimizer=optimizer)
+
+    whole = train(peer("whole"))
+    trainer = Interrupted(peer("parts"))
     run(trainer)
     assert trainer.step == 4
-    parts = train(settings("parts", world_model="rssm", eval_every=4))
+    parts = train(peer("parts"))
     assert_same_run(whole, parts)
     assert isinstance(load(parts), RSSM)
     with pytest.raises(ConfigError, match="world_model is rssm there, aime here"):

@@ -11,10 +11,12 @@ from torch import Tensor
 from aime.config import TrainConfig, replace
 from aime.data.store import EpisodeStore
 from aime.errors import TrainingError
+from aime.lesson import rollout_length
 from aime.rehearsal import rehearse_dynamics, rehearse_perception
 from aime.training.album import Album, watch_episode
 from aime.training.trainer import Trainer
 from aime.training.update import ADVERSARY, OBJECTIVES, Updater
+from aime.transition import Transition
 from tests.helpers import random_clip, small_model
 from tests.training.conftest import small_settings
 
@@ -134,6 +136,29 @@ def test_a_rehearsal_that_is_not_finite_changes_nothing(
     outcome = u.consolidate(pages, lr_factor=1.0, beta=1.0)
     assert bool(outcome.skipped) and not outcome.finite[outcome.headline]
     assert changed(before, everything(u)) == []
+
+
+def test_rollouts_are_of_several_lengths_where_perception_rests_and_whole_where_it_learns(
+    tmp_path: Path, ball_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    u = updater(tmp_path, rehearsals=30)
+    pages = album(u, ball_store)
+    watched = batch()
+    u.step(watched, lr_factor=1.0, beta=1.0)
+    conditions, lengths = Transition.conditions, set[int]()
+
+    def noted(*args: Any) -> Tensor:
+        lengths.add(args[-1])
+        return conditions(*args)
+
+    monkeypatch.setattr(Transition, "conditions", noted)
+    u._rehearse(1.0, torch.tensor(False))
+    assert lengths == {rollout_length(watched["actions"].shape[1], u.config.loss)}
+    lengths.clear()
+    u.consolidate(pages, lr_factor=1.0, beta=1.0)
+    whole = rollout_length(u.model.config.sequence_length, u.config.loss)
+    assert lengths == {whole, whole // 2, whole // 4, 0}, "0: the decoder learns from frames that were seen, too"
+    assert whole // 4 > 0
 
 
 def test_dynamics_learns_what_perception_that_rests_shows_it(tmp_path: Path, ball_store: Path) -> None:

@@ -41,7 +41,8 @@ from aime.observation import Shown, veil
 from aime.outputs import Judged
 
 if TYPE_CHECKING:
-    from aime.watched import Studied, Watched
+    from aime.sight import Look
+    from aime.watched import Watched
     from aime.world_model import WorldModel
 
 Scalars = dict[str, Tensor]
@@ -88,8 +89,8 @@ def objectives(
     open_loop, dreams = dreamed(model, frames, actions, watched, lesson, settings, parts)
     total = {
         "total_vae_loss": elbo(model, seen, watched, shown, decoded.whole, settings, parts) + open_loop,
-        "perceiver_loss": perception(model, frames[:studied], watched.studied, settings, parts),
-        "attention_loss": attention(model, frames[:studied], watched.studied, settings, parts),
+        "perceiver_loss": perception(model, frames[:studied], watched.sights.studied, settings, parts),
+        "attention_loss": attention(model, frames[:studied], watched, settings, parts),
     }
     judged = None
     if settings.adversary:
@@ -276,9 +277,10 @@ def realism(model: WorldModel, judged: Judged, settings: LossConfig, parts: Scal
     }
 
 
-def perception(model: WorldModel, frames: Tensor, studied: Studied, settings: LossConfig, parts: Scalars) -> Tensor:
+def perception(model: WorldModel, frames: Tensor, studied: Look, settings: LossConfig, parts: Scalars) -> Tensor:
     """The tokenizer's likelihood and commitment, and the cross-entropy of the next tokens, in nats per frame."""
     tokens, flat = studied.tokens, frames.flatten(0, 1)
+    assert tokens is not None  # these clips are studied
     even = torch.ones_like(flat[:, 0])
     squared = weighted_error(flat, model.tokenizer.reconstruct(tokens.codes), even)
     parts["token_nll"] = gaussian_nll_of(squared, model.noise.log_sigma("token"), even, flat.shape[1]).mean()
@@ -287,6 +289,7 @@ def perception(model: WorldModel, frames: Tensor, studied: Studied, settings: Lo
         model.noise.follow("token", torch.zeros(1, dtype=torch.int64, device=error.device), error[None])
     parts["token_psnr"] = -10 * error.clamp_min(1e-10).log10()
     parts["commitment"] = tokens.commitment_loss * tokens.codes[0].numel()
+    parts["codebook_perplexity"], parts["live_codes"] = tokens.perplexity, tokens.live_codes
     batch, time = frames.shape[:2]
     if time > 1:
         logits = studied.perceived.next_token_logits[:, :-1].flatten(0, 2).float()
@@ -296,14 +299,15 @@ def perception(model: WorldModel, frames: Tensor, studied: Studied, settings: Lo
     return parts["token_nll"] + parts["commitment"] + parts.get("next_token_ce", frames.new_zeros(()))
 
 
-def attention(model: WorldModel, frames: Tensor, studied: Studied, settings: LossConfig, parts: Scalars) -> Tensor:
+def attention(model: WorldModel, frames: Tensor, watched: Watched, settings: LossConfig, parts: Scalars) -> Tensor:
     """The schema's dynamics and the slots' diversity."""
-    config = model.config
-    parts["attention_kl"] = map_kl(studied.attention, studied.expected).mean()
+    config, clips, slots = model.config, len(frames), watched.sights.studied.slots
+    fused, expected = watched.attention[:clips], watched.expected[:clips]
+    parts["attention_kl"] = map_kl(fused, expected).mean()
     target, weight = motion_target(frames, config.attention_grid)
-    parts["motion_loss"] = (weight * map_kl(target, studied.attention)).mean()
-    parts["slot_overlap"] = slot_overlap(studied.slots.maps).mean()
-    parts["slot_spread"] = slot_spread(studied.slots.maps).mean()
+    parts["motion_loss"] = (weight * map_kl(target, fused)).mean()
+    parts["slot_overlap"] = slot_overlap(slots.maps).mean()
+    parts["slot_spread"] = slot_spread(slots.maps).mean()
     loss = settings.lambda_att_dyn * (parts["attention_kl"] + parts["motion_loss"])
     if config.enforce_diversity:
         loss = loss + settings.lambda_gram * (parts["slot_overlap"] + parts["slot_spread"])
@@ -314,8 +318,6 @@ def attention(model: WorldModel, frames: Tensor, studied: Studied, settings: Los
 def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, parts: Scalars) -> None:
     """What tells a healthy model from a collapsed one."""
     parts["psnr"] = _psnr(frames, mean)
-    parts["codebook_perplexity"] = watched.studied.tokens.perplexity
-    parts["live_codes"] = watched.studied.tokens.live_codes
     parts["effective_components"] = watched.prior.effective_components().mean()
     parts["active_latents"] = (watched.latent_mean.flatten(0, 1).var(dim=0, unbiased=False) > 0.01).float().sum()
     parts["sigma"] = model.noise.log_sigma("frame")[0].exp()

@@ -53,6 +53,12 @@ class Sights:
     looks: tuple[Look, ...]
     """At the clips that are studied, and at the others if there are any."""
 
+    @property
+    def studied(self) -> Look:
+        """At the clips from which perception and attention learn: it has a graph of its own, so that differentiating it
+        costs no more than them."""
+        return self.looks[0]
+
     @cached_property
     def context(self) -> Float[Tensor, "batch time context"]:
         """The Perceiver's, whether or not it is to be heard."""

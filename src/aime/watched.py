@@ -9,31 +9,15 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
-from aime.attention import Slots
 from aime.belief import MixturePrior
 from aime.outputs import Belief
-from aime.perception import PerceiverOutput, TokenizerOutput
 from aime.sight import Sights
-
-
-@dataclass(frozen=True)
-class Studied:
-    """The first clips of a batch, from which perception and attention learn: they have a graph of their own, so that
-    differentiating it costs no more than them."""
-
-    clips: int
-    tokens: TokenizerOutput
-    perceived: PerceiverOutput
-    slots: Slots
-    expected: Float[Tensor, "clips time grid grid"]
-    attention: Float[Tensor, "clips time grid grid"]
 
 
 @dataclass(frozen=True)
 class Watched:
     """What watching a clip left behind, before anything is decoded."""
 
-    studied: Studied
     sights: Sights
     latent_mean: Float[Tensor, "batch time latent"]
     latent_log_var: Float[Tensor, "batch time latent"]

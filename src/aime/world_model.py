@@ -37,7 +37,7 @@ from aime.perception import (
 )
 from aime.sight import Sight
 from aime.transition import Transition, shifted, started
-from aime.watched import Imagined, Studied, Watched
+from aime.watched import Imagined, Watched
 
 OBSERVE_CHUNK = 64
 """Frames per clip that `observe` runs at once: long videos are filtered piece by piece, in bounded memory."""
@@ -303,16 +303,6 @@ class WorldModel(nn.Module):
             for look in sights.looks
         ]
         expected, attention = (torch.cat(maps) for maps in zip(*attended, strict=True))
-        look = sights.looks[0]
-        assert look.tokens is not None  # the first clips are the studied ones
-        study = Studied(
-            clips=len(attended[0][0]),
-            tokens=look.tokens,
-            perceived=look.perceived,
-            slots=look.slots,
-            expected=attended[0][0],
-            attention=attended[0][1],
-        )
 
         def belief_at(t: int, state: RecurrentState) -> Belief:
             return Belief(
@@ -327,7 +317,6 @@ class WorldModel(nn.Module):
 
         beliefs = [belief_at(t, state) for t, state in zip([*pauses, time - 1], states, strict=True)]
         return Watched(
-            studied=study,
             sights=sights,
             latent_mean=mean,
             latent_log_var=log_var,

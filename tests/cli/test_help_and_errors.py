@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def test_a_preset_changes_the_defaults_that_help_shows(aime: Aime) -> None:
 
 
 def test_help_is_there_at_once() -> None:
-    start = time.perf_counter()
+    """Well under a second, as long as nothing heavy is imported for it: a clock would measure the machine."""
     done = subprocess.run([sys.executable, "-m", "aime", "--help"], capture_output=True, text=True, check=True)
     assert "train" in done.stdout
     imported = subprocess.run(
@@ -74,7 +73,6 @@ def test_help_is_there_at_once() -> None:
         check=True,
     )
     assert imported.stdout.strip() == "False", "the command line imports torch before it knows the command"
-    assert time.perf_counter() - start < 10
 
 
 def test_version(aime: Aime) -> None:

@@ -58,7 +58,7 @@ def measure_pillars(subject: Subject, rounds: int) -> Iterator[Figure]:
     with ExitStack() as stack:
         stack.enter_context(marked(updater.model))
         stack.enter_context(marked_method(updater.balancer, "combine", "balancer"))
-        shares = profiled(steps, subject.device)
+        shares = shares_of(recorded(steps, subject.device), own_time(subject.device))
     titles = {part: f"{pillar}: {part}" for pillar, parts in PILLARS.items() for part in parts}
     for part in (*titles, REST):
         forward, backward = shares.get(part, (0.0, 0.0))
@@ -66,28 +66,33 @@ def measure_pillars(subject: Subject, rounds: int) -> Iterator[Figure]:
         yield Figure(titles.get(part, "the rest"), forward + backward, "share", note=note)
 
 
-def profiled(run: Callable[[], object], device: torch.device) -> Shares:
-    """The shares of whatever is marked in a call."""
+def recorded(run: Callable[[], object], device: torch.device) -> list[FunctionEvent]:
+    """Every operation of a call, as the profiler saw it."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler says on stderr that it starts and stops
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as recorded, record_function(f"{_MARK}{REST}"):
+    with profile(activities=activities) as recording, record_function(f"{_MARK}{REST}"):
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    return shares_of(list(recorded.events() or []), "device" if device.type == "cuda" else "cpu")
+    return list(recording.events() or [])
 
 
-def shares_of(events: list[FunctionEvent], clock: str) -> Shares:
-    """The shares of the parts in a recording, by the time on the CPU or on the device."""
+def own_time(device: torch.device) -> Callable[[FunctionEvent], float]:
+    """What an operation took by itself, in microseconds: on a GPU, the kernels that it started."""
+    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    return lambda event: max(0.0, getattr(event, own))
+
+
+def shares_of(events: list[FunctionEvent], weight: Callable[[FunctionEvent], float]) -> Shares:
+    """The shares of the parts in a recording, each operation at its weight."""
     placed = sorted(_placed(events), key=lambda place: place.event.time_range.start)
     # Operations that make no node bear the number of the next node as well: its maker is the last to bear it.
     makers = {p.event.sequence_nr: p.part for p in placed if p.node is None and p.event.sequence_nr >= 0}
     totals: dict[tuple[str, bool], float] = defaultdict(float)
     for event, part, node in placed:
-        own = event.self_device_time_total if clock == "device" else event.self_cpu_time_total
-        totals[part if node is None else makers.get(node, REST), node is not None] += max(0.0, own)
+        totals[part if node is None else makers.get(node, REST), node is not None] += weight(event)
     whole = sum(totals.values())
     parts = {part for part, _ in totals}
     return {part: (totals[part, False] / whole, totals[part, True] / whole) for part in parts}

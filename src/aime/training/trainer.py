@@ -22,12 +22,10 @@ from aime.data.dataset import BatchStream, WindowDataset
 from aime.errors import ConfigError
 from aime.perception import full_trust
 from aime.pictures import plot_metrics, write_run_pictures
-from aime.rehearsal import Recollection
-from aime.training.album import FIRST_FRAMES, Album, watch_episode
 from aime.training.build import build_model, build_updater
 from aime.training.calibrate import calibrate
 from aime.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from aime.training.device import autocast, resolve_device
+from aime.training.device import resolve_device
 from aime.training.disk import disk_errors
 from aime.training.distributed import World, any_rank, broadcast_from_first, join_world
 from aime.training.guard import NotFinite, SkippedSteps, diagnosis
@@ -38,6 +36,7 @@ from aime.training.metrics import MetricsLog, require_wandb
 from aime.training.prepare import open_episodes, resolve_settings
 from aime.training.progress import Display, Pace
 from aime.training.random_state import random_state, restore_random_state, seed_everything
+from aime.training.rest import Rest
 from aime.training.runs import RunFolder
 from aime.training.schedule import beta_at, consolidates, lr_factor
 from aime.training.stop import StopWish, stop_on_signal
@@ -100,8 +99,9 @@ class Trainer:
         self.stream = self._open_stream()
         self.meter = MeanMeter(self.device)
         self.skipped = SkippedSteps(self.device)
-        self._album: Album | None = None
-        self._rests_since: int | None = None  # the step from which on, if perception does
+        self.rest: Rest | None = None  # a peer has no part that rests
+        if isinstance(self.updater, Updater):
+            self.rest = Rest(self.updater, self.store, self.config, self.config.seed + self.world.rank)
         self.step, elapsed = 0, 0.0
         if checkpoint is not None:
             self.step, elapsed = self._restore(checkpoint)
@@ -157,44 +157,32 @@ class Trainer:
 
     def advance(self, batch: dict[str, Tensor]) -> Outcome:
         """One training step, in which everything learns."""
-        self._rests_since = self._album = None
+        if self.rest is not None:
+            self.rest.end()
         # Episode starts stay on the host: the core looks for resets there, and would have to wait for a GPU.
         batch = {
             name: tensor if name == "is_first" else tensor.to(self.device, non_blocking=True)
             for name, tensor in batch.items()
         }
         self.model.train()
-        self._applied = {"learning_rate": self.config.optimizer.learning_rate * self.lr_factor, "beta": self.beta}
-        return self._took(self.updater.step(batch, lr_factor=self.lr_factor, beta=self.beta))
+        return self._took(self.updater.step(batch, **self._rates()))
 
     def consolidate(self) -> Outcome:
         """One step of the run's last part, in which perception rests."""
-        updater, model, store = self.updater, self.model, self.store
-        assert isinstance(updater, Updater)  # a peer has no such part
-        if self._rests_since is None:
-            self._rests_since = self.step
-            updater.average.settle()
-            log.info("step %d: perception rests from here on, and dynamics learns from what it sees", self.step)
-        if self._album is None:
-            length, seed = self.config.model.sequence_length, self.config.seed + self.world.rank
-            frames = self._rests_since * self.config.data.batch_size * length
-            # A run that does nothing else goes on from a model that was trained before it.
-            self._album = Album(store, length, seed, trained_on=frames or FIRST_FRAMES)
-
-        def watch(episode: int) -> Recollection:
-            with autocast(self.device, self.config.precision):
-                return watch_episode(model, store, episode)
-
-        self._album.open(self.step - self._rests_since, watch)
-        self._applied = {"learning_rate": self.config.optimizer.learning_rate * self.lr_factor, "beta": self.beta}
-        model.train()
-        return self._took(updater.consolidate(self._album, lr_factor=self.lr_factor, beta=self.beta))
+        assert self.rest is not None  # settings of a peer leave no time for it
+        return self._took(self.rest.step(self.step, **self._rates()))
 
     def calibrate(self) -> None:
         """At the end: find out how far the guesses of the weights that are handed on may be believed."""
         if isinstance(self.model, WorldModel) and self.world.writes:
             with self.updater.average.in_place():
                 calibrate(self.model, self.store, self.config.model.sequence_length)
+
+    def _rates(self) -> dict[str, float]:
+        """Share of the peak learning rates and weight of the KL terms in the step to come, noted for the log."""
+        share, beta = self.lr_factor, self.beta
+        self._applied = {"learning_rate": self.config.optimizer.learning_rate * share, "beta": beta}
+        return {"lr_factor": share, "beta": beta}
 
     def _took(self, outcome: Outcome) -> Outcome:
         """Count a step."""
@@ -322,6 +310,11 @@ class Trainer:
         return consolidates(self.step, self.config.consolidation, self.config.max_steps, self.time_over)
 
     @property
+    def _rests_since(self) -> int | None:
+        """The step from which on perception rests, if it does."""
+        return None if self.rest is None else self.rest.since
+
+    @property
     def over(self) -> bool:
         """Whether the run has all its steps or minutes behind it."""
         return self.step >= self.config.max_steps or self.time_over >= 1
@@ -400,7 +393,8 @@ class Trainer:
         state = checkpoint.state
         checkpoint.restore_model(self.model)
         self.updater.average.restart(state.get("averaged_steps", checkpoint.step))
-        self._rests_since = state.get("rests_since")
+        if self.rest is not None:
+            self.rest.since = state.get("rests_since")
         checkpoint.restore_training(self.model, self.updater.optimizers, self.updater.balancer, self.updater.memory)
         self.stream.load_state_dict(state["data"])
         self.meter.load_state_dict(state["meter"])

@@ -1,10 +1,9 @@
 """The world model: the one place where the five pillars meet. It watches, believes and dreams.
 
-    p(o, z, A | a) = Π p(z[t] | h[t-1], ẑ[t]) · p(A[t] | h[t-1], z[t]) · p(o[t] | z[t], A[t])
+    p(o, z, A | a) = Π p(z[t] | h[t-1]) · p(A[t] | h[t-1], z[t]) · p(o[t] | z[t], A[t])
 
     q(z[t] | o[t], c[t])                            the posterior, which does not need h: all frames run at once
     h[t] = LSTM(h[t-1], (z[t], Δz[t], c[t], a[t]))  the belief after frame t and action t
-    ẑ[t]                                            where the pose of frame t-1 and its velocity lead
 
 Whatever predicts frame t reads only frames and actions before t. See docs/architecture.md for the picture.
 """

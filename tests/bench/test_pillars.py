@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +98,16 @@ def test_a_backward_pass_counts_for_the_part_that_it_differentiates():
         whole = sum(map(sum, counted.values()))
         for name, (forward, backward) in counted.items():
             assert shares[name] == pytest.approx((forward / whole, backward / whole))
+
+
+def test_an_operation_weighs_what_it_took_by_itself():
+    event: Any = SimpleNamespace(
+        self_cpu_time_total=3.0, cpu_time_total=9.0, self_device_time_total=5.0, device_time_total=7.0
+    )
+    assert own_time(CPU)(event) == 3
+    assert own_time(torch.device("cuda"))(event) == 5
+    event.self_cpu_time_total = -0.1  # so the profiler may round
+    assert own_time(CPU)(event) == 0
 
 
 def test_what_is_not_differentiated_has_no_backward_share():

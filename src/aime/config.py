@@ -237,6 +237,8 @@ class OptimizerConfig:
 
     learning_rate: float = 0.0002
     """Peak learning rate of AdamW."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of Muon, which moves the filters and matrices of encoder, posterior and decoder."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     dynamics_decay: float = 2.0
@@ -271,7 +273,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _require_choices(self)
-        for name in ("learning_rate", "grad_clip", "discriminator_learning_rate"):
+        for name in ("learning_rate", "muon_learning_rate", "grad_clip", "discriminator_learning_rate"):
             _require(getattr(self, name) > 0, f"{name} must be above zero, got {getattr(self, name)}")
         for name in (
             "weight_decay",
@@ -421,6 +423,7 @@ AIMES_ALONE: dict[str, tuple[str, ...]] = {
     "optimizer": (
         "n_critic",
         "discriminator_learning_rate",
+        "muon_learning_rate",
         "dynamics_decay",
         "second_looks",
         "rehearsals",

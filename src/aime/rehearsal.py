@@ -149,6 +149,11 @@ def perception_parameters(model: WorldModel) -> list[nn.Parameter]:
     return _parameters(model.encoder, model.posterior, model.decoder)
 
 
+def perception_matrices(model: WorldModel) -> list[nn.Parameter]:
+    """Those of them that turn features into others: all but biases, gains and the background."""
+    return [p for p in perception_parameters(model) if p.ndim >= 2 and p is not model.decoder.background]
+
+
 def decoder_parameters(model: WorldModel) -> list[nn.Parameter]:
     """What `rehearse_decoder` trains."""
     return _parameters(model.decoder)

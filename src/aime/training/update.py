@@ -26,6 +26,7 @@ from aime.rehearsal import (
     Recollection,
     decoder_parameters,
     dynamics_parameters,
+    perception_matrices,
     perception_parameters,
     rehearse_decoder,
     rehearse_dynamics,
@@ -37,10 +38,13 @@ from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard
 from aime.training.memory import Memory
+from aime.training.muon import Muon
 from aime.world_model import WorldModel
 
 OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss")
 """The losses that are balanced against each other."""
+MODEL, PERCEPTION, CRITIC = "model", "perception", "discriminator"
+"""The optimizers: of the filters and matrices of perception, of all else that the objectives train, and the adversary's."""
 ADVERSARY = "discriminator_loss"
 """The loss that trains the discriminator alone."""
 REHEARSAL = "rehearsal_loss"
@@ -68,7 +72,7 @@ class Outcome:
 
 
 class Updater:
-    """A model, its two optimizers and the balancer between its objectives.
+    """A model, its optimizers and the balancer between its objectives.
 
     Args:
         model: on its device already.
@@ -84,20 +88,20 @@ class Updater:
         self._world = world or World()
         settings = config.optimizer
         self.balancer = GradientBalancer(model.objective_reach(), config.balancer)
-        recalled = [*model.core.parameters(), *model.prior.parameters()]
-        among = {id(p) for p in recalled}
+        recalled, turned = dynamics_parameters(model), perception_matrices(model)
+        among = {id(p) for p in (*recalled, *turned)}
         others = [p for p in model.generator_parameters() if id(p) not in among]
-        self.optimizers = {
-            "model": _adamw(
-                settings.learning_rate,
-                [(settings.dynamics_decay, recalled), (settings.weight_decay, others)],
-            ),
-            "discriminator": _adamw(
-                settings.discriminator_learning_rate,
-                [(settings.weight_decay, list(model.discriminator_parameters()))],
-            ),
+        self._peaks = {
+            MODEL: settings.learning_rate,
+            PERCEPTION: settings.muon_learning_rate,
+            CRITIC: settings.discriminator_learning_rate,
         }
-        self._peaks = {"model": settings.learning_rate, "discriminator": settings.discriminator_learning_rate}
+        decay = settings.weight_decay
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            MODEL: _adamw(self._peaks[MODEL], [(settings.dynamics_decay, recalled), (decay, others)]),
+            PERCEPTION: Muon(turned, lr=self._peaks[PERCEPTION], weight_decay=decay),
+            CRITIC: _adamw(self._peaks[CRITIC], [(decay, list(model.discriminator_parameters()))]),
+        }
         self.memory = Memory()
         self.average = WeightAverage(model, settings.average_power)
         self._guard = BufferGuard(model)
@@ -124,16 +128,16 @@ class Updater:
         balance = None
         if not self._knows(bad):
             balance = self.balancer.backward(objectives)
-            scalars["gradient_norm"] = self._clip("model")
+            scalars["gradient_norm"] = self._clip(MODEL, PERCEPTION)
             finite |= {f"gradient of {n}": torch.isfinite(balance.norms[i]) for i, n in enumerate(OBJECTIVES)}
             finite["gradient of the update"] = torch.isfinite(scalars["gradient_norm"])
             if against is not None:
                 scalars["discriminator_gradient_norm"] = self._critic_backward(against)
                 finite[f"gradient of {ADVERSARY}"] = torch.isfinite(scalars["discriminator_gradient_norm"])
             bad = bad | _not_all(finite)
-            self._apply("model", bad)
+            self._apply(bad, MODEL, PERCEPTION)
             if against is not None:
-                self._apply("discriminator", bad)
+                self._apply(bad, CRITIC)
             if output.judged is not None:
                 self._critic_again(output.judged, bad)
             self.model.prior.follow(output.latents.detach())
@@ -215,9 +219,9 @@ class Updater:
                 loss = objective()
             loss.backward(inputs=learners)  # type: ignore[no-untyped-call]
             average_gradients(learners, self._world)
-            norm = self._clip("model")
+            norm = self._clip(MODEL, PERCEPTION)
             bad = bad | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite()
-            self._apply("model", bad)
+            self._apply(bad, MODEL, PERCEPTION)
         return bad
 
     def _critic_again(self, judged: Judged, bad: Tensor) -> None:
@@ -228,18 +232,19 @@ class Updater:
             with autocast(self.model.device, self._precision):
                 loss, _ = discriminator_loss(self.model.discriminator, judged.real, judged.made.detach())
             norm = self._critic_backward(loss)
-            self._apply("discriminator", bad | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite())
+            self._apply(bad | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite(), CRITIC)
 
     def _critic_backward(self, loss: Tensor) -> Tensor:
         """Fill in the critic's gradients; their norm before clipping."""
-        self.optimizers["discriminator"].zero_grad(set_to_none=True)
+        self.optimizers[CRITIC].zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(self.model.discriminator_parameters(), self._world)
-        return self._clip("discriminator")
+        return self._clip(CRITIC)
 
     @torch.no_grad()
-    def _clip(self, name: str) -> Tensor:
-        parameters = [p for group in self.optimizers[name].param_groups for p in group["params"] if p.grad is not None]
+    def _clip(self, *names: str) -> Tensor:
+        groups = [group for name in names for group in self.optimizers[name].param_groups]
+        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad.detach() for p in parameters]
         norms = torch.stack(torch._foreach_norm(gradients))
         allowed = self.config.optimizer.grad_clip * torch.stack(
@@ -248,12 +253,13 @@ class Updater:
         torch._foreach_mul_(gradients, list((allowed / norms.clamp_min(1e-12)).clamp_max(1.0)))
         return torch.linalg.vector_norm(norms)
 
-    def _apply(self, name: str, bad: Tensor) -> None:
-        """Take an optimizer's step, unless it is `bad`: the fused kernels read that where it lies."""
-        optimizer = self.optimizers[name]
-        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
-        optimizer.step()
+    def _apply(self, bad: Tensor, *names: str) -> None:
+        """Take the steps of optimizers, unless they are `bad`: they read that where it lies."""
+        for name in names:
+            optimizer = self.optimizers[name]
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            optimizer.grad_scale = None  # type: ignore[attr-defined]
+            optimizer.step()
 
     def _knows(self, bad: Tensor) -> bool:
         """Whether a step is known to be bad at no cost: on the CPU. A GPU goes on, and masks what it did."""

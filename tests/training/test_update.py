@@ -180,6 +180,35 @@ def test_the_learning_rate_is_scaled(tmp_path: Path) -> None:
     assert moves[1] / moves[0] == pytest.approx(0.1, rel=1e-2)
 
 
+def test_every_parameter_has_one_optimizer_and_muon_has_perceptions_matrices(tmp_path: Path) -> None:
+    u = updater(tmp_path)
+    owners: dict[int, list[str]] = {id(p): [] for p in u.model.parameters()}
+    for name, optimizer in u.optimizers.items():
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                owners[id(parameter)].append(name)
+    for name, parameter in u.model.named_parameters():
+        perceives = name.startswith(("encoder.", "posterior.", "decoder.")) and name != "decoder.background"
+        expected = (
+            "discriminator"
+            if name.startswith("discriminator.")
+            else ("perception" if perceives and parameter.ndim >= 2 else "model")
+        )
+        assert owners[id(parameter)] == [expected], name
+
+
+def test_muons_rate_is_its_own(tmp_path: Path) -> None:
+    """With none to speak of, perception's matrices stay where they are, and its biases move."""
+    u = updater(tmp_path, muon_learning_rate=1e-12)
+    before = everything(u)
+    u.step(batch(), lr_factor=1.0, beta=1.0)
+    after = everything(u)
+    near = [name for name in changed(before, after) if torch.allclose(before[name], after[name], atol=1e-9)]
+    moved = set(changed(before, after)) - set(near)
+    assert "model/decoder.up.0.weight" not in moved and "model/encoder.stem.weight" not in moved
+    assert {"model/decoder.up.0.bias", "model/encoder.stem.bias", "model/core.lstm.weight_hh_l0"} <= moved
+
+
 def test_biases_and_gains_do_not_decay(tmp_path: Path) -> None:
     for optimizer in updater(tmp_path, weight_decay=0.3, dynamics_decay=2.0).optimizers.values():
         for group in optimizer.param_groups:
@@ -255,7 +284,13 @@ def test_further_critic_steps_move_the_discriminator_alone(tmp_path: Path) -> No
 
 def test_gradients_are_clipped_in_proportion_to_their_parameters(tmp_path: Path) -> None:
     u = updater(
-        tmp_path, grad_clip=0.01, learning_rate=1e-12, discriminator_learning_rate=1e-12, rehearsals=0, second_looks=0
+        tmp_path,
+        grad_clip=0.01,
+        learning_rate=1e-12,
+        muon_learning_rate=1e-12,
+        discriminator_learning_rate=1e-12,
+        rehearsals=0,
+        second_looks=0,
     )
     outcome = u.step(batch(), lr_factor=1.0, beta=1.0)
     assert outcome.scalars["gradient_norm"] > 1, "it is reported as it was before"

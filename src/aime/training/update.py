@@ -44,7 +44,7 @@ from aime.world_model import WorldModel
 OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss")
 """The losses that are balanced against each other."""
 MODEL, PERCEPTION, CRITIC = "model", "perception", "discriminator"
-"""The optimizers: of the filters and matrices of perception, of all else that the objectives train, and the adversary's."""
+"""The optimizers: of what the objectives train but for perception's filters and matrices, of these, the adversary's."""
 ADVERSARY = "discriminator_loss"
 """The loss that trains the discriminator alone."""
 REHEARSAL = "rehearsal_loss"

@@ -238,11 +238,12 @@ class OptimizerConfig:
     learning_rate: float = 0.0002
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = 0.02
-    """Peak learning rate of Muon, which moves the filters and matrices of encoder, posterior and decoder."""
+    """Peak learning rate of Muon, which moves the filters and matrices of encoder, posterior, decoder, dynamics and
+    prior."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
-    dynamics_decay: float = 2.0
-    """Decoupled weight decay of dynamics and prior: with little they learn the clips by heart."""
+    dynamics_decay: float = 0.2
+    """Decoupled weight decay of the matrices of dynamics and prior: with little they learn the clips by heart."""
     grad_clip: float = 5.0
     """Largest norm of a parameter's gradient, as a multiple of the parameter's own (for a peer: of all in one)."""
     lr_warmup_steps: int = 100

@@ -149,11 +149,6 @@ def perception_parameters(model: WorldModel) -> list[nn.Parameter]:
     return _parameters(model.encoder, model.posterior, model.decoder)
 
 
-def perception_matrices(model: WorldModel) -> list[nn.Parameter]:
-    """Those of them that turn features into others: all but biases, gains and the background."""
-    return [p for p in perception_parameters(model) if p.ndim >= 2 and p is not model.decoder.background]
-
-
 def decoder_parameters(model: WorldModel) -> list[nn.Parameter]:
     """What `rehearse_decoder` trains."""
     return _parameters(model.decoder)
@@ -162,6 +157,11 @@ def decoder_parameters(model: WorldModel) -> list[nn.Parameter]:
 def dynamics_parameters(model: WorldModel) -> list[nn.Parameter]:
     """What `rehearse_dynamics` trains."""
     return _parameters(model.core, model.prior)
+
+
+def matrices(model: WorldModel, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """The filters and matrices among them: no biases, no gains, no background."""
+    return [p for p in parameters if p.ndim >= 2 and p is not model.decoder.background]
 
 
 def _parameters(*modules: nn.Module) -> list[nn.Parameter]:

@@ -1,6 +1,6 @@
-"""Muon: momentum whose matrices are made orthogonal, for the filters and matrices of perception.
+"""Muon: momentum whose matrices are made orthogonal, for the filters and matrices of perception, dynamics and prior.
 
-A gradient of a filter bank lies mostly in a few directions, those that the many frames of common poses ask for. Its
+The gradient of a filter bank lies mostly in a few directions, those that the many frames of common poses ask for. Its
 orthogonal factor moves along all of them alike, and so also towards what the rarer poses need.
 """
 
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-BLOCK = 64
+BLOCK = 32
 """Rows, at most, that are made orthogonal to each other. The price of an update grows with it."""
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

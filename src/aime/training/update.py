@@ -26,7 +26,7 @@ from aime.rehearsal import (
     Recollection,
     decoder_parameters,
     dynamics_parameters,
-    perception_matrices,
+    matrices,
     perception_parameters,
     rehearse_decoder,
     rehearse_dynamics,
@@ -43,8 +43,8 @@ from aime.world_model import WorldModel
 
 OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss")
 """The losses that are balanced against each other."""
-MODEL, PERCEPTION, CRITIC = "model", "perception", "discriminator"
-"""The optimizers: of what the objectives train but for perception's filters and matrices, of these, the adversary's."""
+MODEL, MATRICES, CRITIC = "model", "matrices", "discriminator"
+"""The optimizers: Muon of the filters and matrices that rehearse, AdamW of all else but the adversary, and of that."""
 ADVERSARY = "discriminator_loss"
 """The loss that trains the discriminator alone."""
 REHEARSAL = "rehearsal_loss"
@@ -88,19 +88,24 @@ class Updater:
         self._world = world or World()
         settings = config.optimizer
         self.balancer = GradientBalancer(model.objective_reach(), config.balancer)
-        recalled, turned = dynamics_parameters(model), perception_matrices(model)
-        among = {id(p) for p in (*recalled, *turned)}
-        others = [p for p in model.generator_parameters() if id(p) not in among]
         self._peaks = {
             MODEL: settings.learning_rate,
-            PERCEPTION: settings.muon_learning_rate,
+            MATRICES: settings.muon_learning_rate,
             CRITIC: settings.discriminator_learning_rate,
         }
-        decay = settings.weight_decay
+        dynamics, perception = (matrices(model, of(model)) for of in (dynamics_parameters, perception_parameters))
+        turned = {id(p) for p in (*dynamics, *perception)}
+        groups = [(settings.dynamics_decay, dynamics), (settings.weight_decay, perception)]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            MODEL: _adamw(self._peaks[MODEL], [(settings.dynamics_decay, recalled), (decay, others)]),
-            PERCEPTION: Muon(turned, lr=self._peaks[PERCEPTION], weight_decay=decay),
-            CRITIC: _adamw(self._peaks[CRITIC], [(decay, list(model.discriminator_parameters()))]),
+            MODEL: _adamw(
+                self._peaks[MODEL],
+                settings.weight_decay,
+                [p for p in model.generator_parameters() if id(p) not in turned],
+            ),
+            MATRICES: Muon(
+                [{"params": some, "weight_decay": decay} for decay, some in groups], lr=self._peaks[MATRICES]
+            ),
+            CRITIC: _adamw(self._peaks[CRITIC], settings.weight_decay, list(model.discriminator_parameters())),
         }
         self.memory = Memory()
         self.average = WeightAverage(model, settings.average_power)
@@ -128,14 +133,14 @@ class Updater:
         balance = None
         if not self._knows(bad):
             balance = self.balancer.backward(objectives)
-            scalars["gradient_norm"] = self._clip(MODEL, PERCEPTION)
+            scalars["gradient_norm"] = self._clip(MODEL, MATRICES)
             finite |= {f"gradient of {n}": torch.isfinite(balance.norms[i]) for i, n in enumerate(OBJECTIVES)}
             finite["gradient of the update"] = torch.isfinite(scalars["gradient_norm"])
             if against is not None:
                 scalars["discriminator_gradient_norm"] = self._critic_backward(against)
                 finite[f"gradient of {ADVERSARY}"] = torch.isfinite(scalars["discriminator_gradient_norm"])
             bad = bad | _not_all(finite)
-            self._apply(bad, MODEL, PERCEPTION)
+            self._apply(bad, MODEL, MATRICES)
             if against is not None:
                 self._apply(bad, CRITIC)
             if output.judged is not None:
@@ -219,9 +224,9 @@ class Updater:
                 loss = objective()
             loss.backward(inputs=learners)  # type: ignore[no-untyped-call]
             average_gradients(learners, self._world)
-            norm = self._clip(MODEL, PERCEPTION)
+            norm = self._clip(MODEL, MATRICES)
             bad = bad | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite()
-            self._apply(bad, MODEL, PERCEPTION)
+            self._apply(bad, MODEL, MATRICES)
         return bad
 
     def _critic_again(self, judged: Judged, bad: Tensor) -> None:
@@ -271,10 +276,10 @@ class Updater:
                 group["lr"] = self._peaks[name] * factor
 
 
-def _adamw(learning_rate: float, decays: Sequence[tuple[float, Sequence[nn.Parameter]]]) -> torch.optim.AdamW:
-    """AdamW in one fused kernel; matrices and filters decay, each by its own, biases and gains do not."""
-    groups = [{"params": [p for p in some if p.ndim >= 2], "weight_decay": decay} for decay, some in decays]
-    groups.append({"params": [p for _, some in decays for p in some if p.ndim < 2], "weight_decay": 0.0})
+def _adamw(learning_rate: float, decay: float, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW in one fused kernel; matrices and filters decay, biases and gains do not."""
+    decaying, others = ([p for p in parameters if (p.ndim >= 2) == large] for large in (True, False))
+    groups = [{"params": decaying, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import aime.training.muon as muon_module
 from aime.training.muon import BLOCK, Muon, orthogonal
 from aime.training.tensor_tree import load_optimizer_tensors, optimizer_tensors
 
@@ -14,13 +15,14 @@ def svd(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return u @ vh, s
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16), (32, 32), (1, 7), (7, 1), (BLOCK, 300)])
-def test_a_matrix_becomes_its_orthogonal_factor(shape: tuple[int, int]) -> None:
+def test_a_matrix_becomes_its_orthogonal_factor(shape: tuple[int, int], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(shape)
-    (found,) = orthogonal([matrix])
+    (found,) = orthogonal([matrix], dtype)
     exact, _ = svd(matrix)
-    assert found.shape == matrix.shape
+    assert found.shape == matrix.shape and found.dtype == matrix.dtype
     assert ((svd(found)[1] > 0.6) & (svd(found)[1] < 1.3)).all()
     assert torch.cosine_similarity(found.flatten(), exact.flatten(), dim=0) > 0.97
 
@@ -66,7 +68,10 @@ def test_weights_decay_by_themselves() -> None:
     assert torch.allclose(weight, torch.full((4, 4), 0.95))
 
 
-def test_what_is_masked_changes_nothing() -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_is_bad_changes_nothing(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if masked:  # as on a GPU, which is not asked before
+        monkeypatch.setattr(muon_module, "_known", lambda bad: False)
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(6, 10))
     muon = Muon([weight])
@@ -81,6 +86,20 @@ def test_what_is_masked_changes_nothing() -> None:
     muon.found_inf = torch.tensor(0.0)  # type: ignore[attr-defined]
     muon.step()
     assert not torch.equal(weight, before) and weight.isfinite().all()
+
+
+def test_a_masked_good_update_equals_an_unmasked_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = []
+    for masked in (False, True):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(40, 90))
+        weight.grad = torch.randn_like(weight)
+        muon = Muon([weight], weight_decay=0.1)
+        muon.found_inf = torch.tensor(0.0)  # type: ignore[attr-defined]
+        monkeypatch.setattr(muon_module, "_known", lambda bad, masked=masked: not masked)
+        muon.step()
+        moved.append(weight.detach().clone())
+    assert torch.equal(*moved)
 
 
 def test_it_goes_on_from_what_was_saved_to_the_bit() -> None:

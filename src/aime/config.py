@@ -242,8 +242,9 @@ class OptimizerConfig:
     prior."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
-    dynamics_decay: float = 0.2
-    """Decoupled weight decay of the matrices of dynamics and prior: with little they learn the clips by heart."""
+    dynamics_decay: float = 4.0
+    """Decoupled weight decay of the matrices of dynamics and prior, counted by learning_rate: with little they learn
+    the clips by heart."""
     grad_clip: float = 5.0
     """Largest norm of a parameter's gradient, as a multiple of the parameter's own (for a peer: of all in one)."""
     lr_warmup_steps: int = 100

@@ -202,7 +202,7 @@ def test_every_parameter_has_one_optimizer_and_muon_has_the_matrices_that_rehear
 
 def test_muons_rate_is_its_own(tmp_path: Path) -> None:
     """With none to speak of, its matrices stay where they are, and biases move."""
-    u = updater(tmp_path, muon_learning_rate=1e-12)
+    u = updater(tmp_path, muon_learning_rate=1e-12, dynamics_decay=0.0)
     before = everything(u)
     u.step(batch(), lr_factor=1.0, beta=1.0)
     after = everything(u)
@@ -221,9 +221,11 @@ def test_biases_and_gains_do_not_decay(tmp_path: Path) -> None:
 def test_dynamics_and_prior_decay_by_themselves(tmp_path: Path) -> None:
     u = updater(tmp_path, weight_decay=0.3, dynamics_decay=2.0)
     decays = {id(p): g["weight_decay"] for o in u.optimizers.values() for g in o.param_groups for p in g["params"]}
+    settings = u.config.optimizer
+    shrinks = 2.0 * settings.learning_rate / settings.muon_learning_rate  # by Muon's rate what 2.0 is by AdamW's
     for name, parameter in u.model.named_parameters():
         if parameter.ndim >= 2:
-            assert decays[id(parameter)] == (2.0 if name.startswith(("core.", "prior.")) else 0.3), name
+            assert decays[id(parameter)] == (shrinks if name.startswith(("core.", "prior.")) else 0.3), name
 
 
 # Frames that are not finite are not tried masked: the CPU's kernels are not made to differentiate what they lead to.

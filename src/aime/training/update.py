@@ -95,7 +95,9 @@ class Updater:
         }
         dynamics, perception = (matrices(model, of(model)) for of in (dynamics_parameters, perception_parameters))
         turned = {id(p) for p in (*dynamics, *perception)}
-        groups = [(settings.dynamics_decay, dynamics), (settings.weight_decay, perception)]
+        # Counted by AdamW's rate, which moved them once: runs of that time go on with as much of it.
+        dynamics_decay = settings.dynamics_decay * settings.learning_rate / settings.muon_learning_rate
+        groups = [(dynamics_decay, dynamics), (settings.weight_decay, perception)]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             MODEL: _adamw(
                 self._peaks[MODEL],

@@ -9,6 +9,7 @@ setting is derived in one place, as a property of the class that owns it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -277,6 +278,8 @@ class OptimizerConfig:
         _require_choices(self)
         for name in ("learning_rate", "muon_learning_rate", "grad_clip", "discriminator_learning_rate"):
             _require(getattr(self, name) > 0, f"{name} must be above zero, got {getattr(self, name)}")
+        for name in ("learning_rate", "muon_learning_rate", "discriminator_learning_rate"):  # no clipping is inf
+            _require(math.isfinite(getattr(self, name)), f"{name} must be finite, got {getattr(self, name)}")
         for name in (
             "weight_decay",
             "dynamics_decay",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aime.cli import main
 from aime.commands.train import settings
 from aime.config import DataConfig, LossConfig, ModelSettings, TrainConfig
 from aime.errors import ConfigError
@@ -178,3 +179,14 @@ def test_a_run_on_own_data_is_called_after_that_data(store: Path) -> None:
     assert ask("--data-dir", str(store)).run_dir == ROOT / "pushed-ball"
     assert ask("--data-dir", str(store), "--env", "mine").run_dir == ROOT / "mine"
     assert ask("--data-dir", "still-empty").run_dir == ROOT / "humanoid-walk", "what will be collected there"
+
+
+@pytest.mark.parametrize("flag", ["--learning-rate", "--muon-learning-rate", "--discriminator-learning-rate"])
+@pytest.mark.parametrize("rate", ["0", "nan", "inf"])
+def test_a_rate_that_cannot_be_one_is_refused_before_anything_is_written(
+    flag: str, rate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", flag, rate]) == 2
+    assert f"{flag} must be" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

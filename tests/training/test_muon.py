@@ -124,20 +124,21 @@ def test_it_goes_on_from_what_was_saved_to_the_bit() -> None:
     assert torch.equal(whole.weight, resumed.weight)
 
 
-def test_what_is_rare_is_learned_as_soon_as_what_is_common() -> None:
-    """A linear map is found in all directions alike, whether its inputs vary much there or little."""
+def test_what_is_rare_is_learned_sooner_than_by_adamw() -> None:
+    """A linear map is found where its inputs vary little, too, before AdamW finds it there."""
     torch.manual_seed(0)
     directions = torch.linalg.qr(torch.randn(16, 16))[0]
     inputs = torch.randn(256, 16) * torch.logspace(0, -2, 16) @ directions
     goal = torch.randn(12, 16)
-    errors = {}
-    for kind, rate in ((Muon, 0.2), (torch.optim.AdamW, 0.1)):
-        weight = nn.Parameter(torch.zeros(12, 16))
-        optimizer = kind([weight], lr=rate, weight_decay=0.0)
-        for step in range(100):
-            optimizer.param_groups[0]["lr"] = rate * (1 - step / 100)
-            optimizer.zero_grad()
-            (inputs @ (weight - goal).T).square().sum(dim=1).mean().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        errors[kind] = float(((weight - goal) @ directions.T)[:, 8:].detach().square().mean())
-    assert errors[Muon] < 0.5 * errors[torch.optim.AdamW]
+    errors: dict[type, list[float]] = {Muon: [], torch.optim.AdamW: []}
+    for kind, of_kind in errors.items():
+        for rate in (0.02, 0.1, 0.4, 1.0):  # each at its best
+            weight = nn.Parameter(torch.zeros(12, 16))
+            optimizer = kind([weight], lr=rate, weight_decay=0.0)
+            for step in range(100):
+                optimizer.param_groups[0]["lr"] = rate * (1 - step / 100)
+                optimizer.zero_grad()
+                (inputs @ (weight - goal).T).square().sum(dim=1).mean().backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            of_kind.append(float(((weight - goal) @ directions.T)[:, 8:].detach().square().mean()))
+    assert min(errors[Muon]) < 0.2 * min(errors[torch.optim.AdamW])

@@ -20,14 +20,16 @@ BLOCK = 32
 """Rows, at most, that are made orthogonal to each other. The price of an update grows with it."""
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the polynomial that each iteration applies to the singular values. Five bring them all to between 0.7 and 1.2."""
+"""Of the polynomial that each iteration applies to the singular values. Five bring those that are no less than a 300th
+of the Frobenius norm to between 0.68 and 1.21."""
 
 
 class Muon(torch.optim.Optimizer):
     """W ← (1 − η·decay) W − η √max(1, rows / columns) · orthogonal(momentum) (Jordan et al., 2024, "Muon").
 
     As elsewhere a parameter's first dimension are its rows; all others together are its columns, so that a filter is a
-    row of what it reads. Rows (or columns, where these are fewer) are made orthogonal in blocks of `BLOCK`.
+    row of what it reads, and a transposed one a row of what it writes. Rows (or columns, where these are fewer) are
+    made orthogonal in blocks of `BLOCK`.
 
     Args:
         params: parameters of two or more dimensions, or groups of them.

@@ -245,7 +245,10 @@ class OptimizerConfig:
     """Decoupled weight decay."""
     dynamics_decay: float = 4.0
     """Decoupled weight decay of the matrices of dynamics and prior, counted by learning_rate: with little they learn
-    the clips by heart."""
+    the clips by heart, with much they learn slowly."""
+    dynamics_decay_step: float = 0.1
+    """While perception rests, dynamics_decay moves by this much of its natural logarithm in each step, towards what
+    would foretell the episodes of the validation split better. 0 leaves it as it is."""
     grad_clip: float = 5.0
     """Largest norm of a parameter's gradient, as a multiple of the parameter's own (for a peer: of all in one)."""
     lr_warmup_steps: int = 100
@@ -280,9 +283,13 @@ class OptimizerConfig:
             _require(getattr(self, name) > 0, f"{name} must be above zero, got {getattr(self, name)}")
         for name in ("learning_rate", "muon_learning_rate", "discriminator_learning_rate"):  # no clipping is inf
             _require(math.isfinite(getattr(self, name)), f"{name} must be finite, got {getattr(self, name)}")
+        _require(
+            self.dynamics_decay_step <= 1, f"dynamics_decay_step must be at most 1, got {self.dynamics_decay_step}"
+        )
         for name in (
             "weight_decay",
             "dynamics_decay",
+            "dynamics_decay_step",
             "lr_warmup_steps",
             "average_power",
             "warmup_epochs",
@@ -430,6 +437,7 @@ AIMES_ALONE: dict[str, tuple[str, ...]] = {
         "discriminator_learning_rate",
         "muon_learning_rate",
         "dynamics_decay",
+        "dynamics_decay_step",
         "second_looks",
         "rehearsals",
         "rehearsal_clips",

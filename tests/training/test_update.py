@@ -215,7 +215,7 @@ def test_muons_rate_is_its_own(tmp_path: Path) -> None:
 def test_biases_and_gains_do_not_decay(tmp_path: Path) -> None:
     for optimizer in updater(tmp_path, weight_decay=0.3, dynamics_decay=2.0).optimizers.values():
         for group in optimizer.param_groups:
-            assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] > 0}
+            assert {p.ndim >= 2 for p in group["params"]} == {float(group["weight_decay"]) > 0}
 
 
 def test_dynamics_and_prior_decay_by_themselves(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ MOST_FRAMES = 2**17
 
 
 class Album:
-    """The training episodes, or in turn as many as it holds, as a resting model sees them.
+    """The episodes of a split, or in turn as many as it holds, as a resting model sees them.
 
     Args:
         store: where the episodes are; those shorter than a clip are left out.
@@ -40,10 +40,16 @@ class Album:
         seed: decides in which order they come.
         trained_on: frames that training has seen so far. To watch many more at once would cost a short run more time
             than training did.
+        split: of the store, whose episodes these are.
+
+    Raises:
+        DataError: the split is empty, or all its episodes are shorter than a clip.
     """
 
-    def __init__(self, store: EpisodeStore, sequence_length: int, seed: int, trained_on: int) -> None:
-        dataset = WindowDataset(store, "train", sequence_length)
+    def __init__(
+        self, store: EpisodeStore, sequence_length: int, seed: int, trained_on: int, split: str = "train"
+    ) -> None:
+        dataset = WindowDataset(store, split, sequence_length)
         order = np.random.default_rng(seed).permutation(len(dataset.episodes))
         self._store, self._clip = store, sequence_length
         self._first_frames = min(FIRST_FRAMES, trained_on)

@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: parameters of two or more dimensions, or groups of them.
         lr: η, about the spectral norm of an update.
-        weight_decay: decoupled, as AdamW's.
+        weight_decay: decoupled, as AdamW's; of a group it may be a tensor (0-d), which nobody reads on the host.
         momentum: Nesterov's.
         dtype: in which the matrix products are done; bfloat16 is enough.
 

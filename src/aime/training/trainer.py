@@ -249,6 +249,7 @@ class Trainer:
             "skipped": self.skipped.state_dict(),
             "elapsed_seconds": self.pace.elapsed,
             "rests_since": self._rests_since,
+            "dynamics_decay": None if self.rest is None else self.rest.decay,
             "averaged_steps": self.updater.average.steps,
         }
         with self.updater.average.in_place():
@@ -395,6 +396,8 @@ class Trainer:
         self.updater.average.restart(state.get("averaged_steps", checkpoint.step))
         if self.rest is not None:
             self.rest.since = state.get("rests_since")
+            if (decay := state.get("dynamics_decay")) is not None:
+                self.rest.decay = decay
         checkpoint.restore_training(self.model, self.updater.optimizers, self.updater.balancer, self.updater.memory)
         self.stream.load_state_dict(state["data"])
         self.meter.load_state_dict(state["meter"])

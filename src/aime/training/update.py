@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from aime.config import TrainConfig, replace
+from aime.config import LossConfig, TrainConfig, replace
 from aime.learning import discriminator_loss
 from aime.learning.balancers import GradientBalancer
 from aime.lesson import placed, spread_out
@@ -49,10 +49,17 @@ ADVERSARY = "discriminator_loss"
 """The loss that trains the discriminator alone."""
 REHEARSAL = "rehearsal_loss"
 """The loss of dynamics and prior while perception rests."""
+UNSEEN = "validation/rehearsal_loss"
+"""The same of clips that nothing is learned from."""
 SMALLEST = 1e-3
 """Norm that a parameter is taken to have at least, when its gradient is clipped in proportion."""
+LEAST_LOST, MOST_LOST = 0.0004, 0.2
+"""Share of the matrices of dynamics that weight decay takes away in one update at the peak rate, at least and at most,
+where it is found by itself."""
 RELOCATE_EVERY = 10
 """Steps between two looks for a component of the mixture that is better off elsewhere."""
+SECOND_MOMENTS = 0.95
+"""β₂ of AdamW beside Muon: gradients change as fast as Muon moves what they come through."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +103,18 @@ class Updater:
         dynamics, perception = (matrices(model, of(model)) for of in (dynamics_parameters, perception_parameters))
         turned = {id(p) for p in (*dynamics, *perception)}
         # Counted by AdamW's rate, which moved them once: runs of that time go on with as much of it.
-        dynamics_decay = settings.dynamics_decay * settings.learning_rate / settings.muon_learning_rate
-        groups = [(dynamics_decay, dynamics), (settings.weight_decay, perception)]
+        self._counted = settings.muon_learning_rate / settings.learning_rate
+        self._first_decay = settings.dynamics_decay / self._counted
+        self.dynamics_decay = torch.tensor(self._first_decay, device=model.device)
+        """Weight decay of the matrices of dynamics and prior, by Muon's rate; found anew while perception rests."""
+        self._dynamics = dynamics
+        groups = [(self.dynamics_decay, dynamics), (settings.weight_decay, perception)]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             MODEL: _adamw(
                 self._peaks[MODEL],
                 settings.weight_decay,
                 [p for p in model.generator_parameters() if id(p) not in turned],
+                SECOND_MOMENTS,
             ),
             MATRICES: Muon(
                 [{"params": some, "weight_decay": decay} for decay, some in groups],
@@ -123,6 +135,7 @@ class Updater:
             lr_factor: share of the peak learning rates.
             beta: weight of the KL terms.
         """
+        self.dynamics_decay.fill_(self._first_decay)
         self._set_rates(lr_factor)
         self._guard.remember()
         with autocast(self.model.device, self._precision):
@@ -160,12 +173,15 @@ class Updater:
         broadcast_from_first(self.model.buffers(), self._world)
         return Outcome(scalars, finite, bad, balance)
 
-    def consolidate(self, album: Album, *, lr_factor: float, beta: float) -> Outcome:
+    def consolidate(self, album: Album, unseen: Album | None = None, *, lr_factor: float, beta: float) -> Outcome:
         """While perception rests, dynamics and prior learn from its latents, which no longer change, and the decoder
         from what they guess.
 
         Where perception learns, dynamics runs after latents that move, and has to do with the few clips that were
         watched since they last moved far.
+
+        Args:
+            unseen: episodes that nothing is learned from but how much the matrices of dynamics should decay.
         """
         self._set_rates(lr_factor)
         self._guard.remember()
@@ -185,14 +201,40 @@ class Updater:
             scalars.update(parts)
             return objective
 
+        if unseen is not None:
+            scalars[UNSEEN] = self._fit_decay(unseen, loss)
+            scalars["dynamics_decay"] = self.dynamics_decay * self._counted
         bad = torch.zeros((), dtype=torch.bool, device=model.device)
         bad = self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad)
         bad = self._again(decoder, decoder_parameters(model), 1, bad)
         self.average.follow()
         self._guard.restore_if(bad)
         broadcast_from_first(model.buffers(), self._world)
-        finite = {name: torch.isfinite(value) for name, value in scalars.items()} | {"gradient of the rehearsals": ~bad}
+        finite = {name: torch.isfinite(value) for name, value in scalars.items() if name != UNSEEN}
+        finite["gradient of the rehearsals"] = ~bad
         return Outcome(scalars, finite, bad, None, headline=REHEARSAL)
+
+    def _fit_decay(self, unseen: Album, loss: LossConfig) -> Tensor:
+        """Move the weight decay of dynamics a step towards what foretells unseen clips better; their loss as it is.
+
+        An update with decay δ leaves matrices W smaller by η δ W, so that a little more of it changes the loss L of
+        unseen clips by −η ⟨∇L, W⟩: the hypergradient of one update (Luketina et al., 2016, arXiv 1511.06727). Its sign
+        alone counts.
+        """
+        settings = self.config.optimizer
+        for parameter in self.model.generator_parameters():
+            parameter.grad = None
+        with autocast(self.model.device, self._precision):
+            seen, _ = unseen.draw(settings.rehearsal_clips)
+            objective = rehearse_dynamics(self.model, seen, loss, WHOLE_HALF_QUARTER)
+        objective.backward(inputs=self._dynamics)  # type: ignore[no-untyped-call]
+        average_gradients(self._dynamics, self._world)
+        gain = torch.stack([(p.grad * p.detach()).sum() for p in self._dynamics if p.grad is not None]).sum()
+        least, most = (lost / settings.muon_learning_rate for lost in (LEAST_LOST, MOST_LOST))
+        self.dynamics_decay.mul_(torch.exp(settings.dynamics_decay_step * gain.sign().nan_to_num(0.0))).clamp_(
+            least, most
+        )
+        return objective.detach()
 
     def _remember(self, batch: Mapping[str, Tensor], output: SequenceOutput, bad: Tensor) -> None:
         """Keep the latents of the clips, and as many of their frames as a step decodes."""
@@ -278,13 +320,17 @@ class Updater:
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = self._peaks[name] * factor
+        # An optimizer that was given its state back has copied its groups, and would not see this one change.
+        self.optimizers[MATRICES].param_groups[0]["weight_decay"] = self.dynamics_decay
 
 
-def _adamw(learning_rate: float, decay: float, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
+def _adamw(
+    learning_rate: float, decay: float, parameters: Sequence[nn.Parameter], beta2: float = 0.999
+) -> torch.optim.AdamW:
     """AdamW in one fused kernel; matrices and filters decay, biases and gains do not."""
     decaying, others = ([p for p in parameters if (p.ndim >= 2) == large] for large in (True, False))
     groups = [{"params": decaying, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, beta2), fused=True)
 
 
 def _not_all(finite: Mapping[str, Tensor]) -> Tensor:

@@ -1,7 +1,8 @@
 """A small world on disk, and the settings of a run on it that takes a second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -16,18 +17,21 @@ BATCHES_PER_EPOCH = 5
 """Of two clips of six frames, from the training episodes: a run of eight steps crosses into its second epoch."""
 
 
-def write_store(folder: Path, seed: int = 0, actions: int = 3) -> Path:
-    """Short episodes of a ball that actions push about, at 32×32."""
+def write_store(
+    folder: Path, seed: int = 0, actions: int = 3, lengths: Mapping[int, int] = MappingProxyType({})
+) -> Path:
+    """Short episodes of a ball that actions push about, at 32×32; some of another length."""
     with StoreWriter(folder, StoreInfo("pushed-ball", time_step=0.1, action_repeat=1)) as writer:
         frames, moves = pushed_ball(EPISODES, FRAMES, seed=seed)
         for episode in range(EPISODES):
-            first = np.zeros(FRAMES, dtype=bool)
+            length = lengths.get(episode, FRAMES)
+            first = np.zeros(length, dtype=bool)
             first[0] = True
             writer.add(
                 {
-                    "pixels": frames[episode].permute(0, 2, 3, 1).numpy(),
-                    "action": np.resize(moves[episode].numpy(), (FRAMES, actions)).astype(np.float32),
-                    "reward": np.zeros(FRAMES, dtype=np.float32),
+                    "pixels": frames[episode, :length].permute(0, 2, 3, 1).numpy(),
+                    "action": np.resize(moves[episode].numpy(), (length, actions)).astype(np.float32),
+                    "reward": np.zeros(length, dtype=np.float32),
                     "is_first": first,
                 },
                 policy="noise",

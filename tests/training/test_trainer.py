@@ -153,6 +153,21 @@ def test_perception_rests_in_the_last_part_of_a_run_which_may_be_interrupted(set
     assert_same_run(whole, trainer.config.run_path)
 
 
+def test_the_weight_decay_of_dynamics_is_found_where_there_are_episodes_to_find_it_by(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def decays(folder: Path) -> list[float]:
+        return [line["dynamics_decay"] for line in metrics(folder) if "dynamics_decay" in line]
+
+    assert len(set(decays(train(settings("found"))))) == 1  # a line at rest: two steps' mean
+    fixed = OptimizerConfig(warmup_epochs=1.0, learning_rate=0.001, consolidation=0.2, dynamics_decay_step=0.0)
+    assert decays(train(settings("fixed", optimizer=fixed))) == []
+    short = write_store(tmp_path / "short", lengths={1: 4})  # the episode for validation
+    with caplog.at_level(logging.INFO, "aime"):
+        assert decays(train(settings("unfound", data=replace(settings().data, data_dir=short)))) == []
+    assert "the weight decay of dynamics stays as it is: no episode of the validation split" in caplog.text
+
+
 def test_a_model_that_has_learned_to_see_can_be_consolidated_alone(settings: Settings) -> None:
     learned = train(settings("learned"))
     optimizer = OptimizerConfig(warmup_epochs=0.0, learning_rate=0.001, consolidation=1.0)

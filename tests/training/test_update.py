@@ -1,5 +1,6 @@
 """One step: every part learns, and a step that is not finite changes nothing at all."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from aime.config import TrainConfig, replace
 from aime.data.store import EpisodeStore
 from aime.errors import TrainingError
 from aime.lesson import rollout_length
-from aime.rehearsal import rehearse_dynamics, rehearse_perception
+from aime.rehearsal import dynamics_parameters, rehearse_dynamics, rehearse_perception
 from aime.training import muon
 from aime.training.album import Album, watch_episode
 from aime.training.trainer import Trainer
-from aime.training.update import ADVERSARY, OBJECTIVES, Updater
+from aime.training.update import ADVERSARY, LEAST_LOST, MATRICES, MOST_LOST, OBJECTIVES, Updater
 from aime.transition import Transition
 from tests.helpers import random_clip, small_model
 from tests.training.conftest import small_settings
@@ -102,10 +103,10 @@ def test_a_step_moves_every_part_of_the_model(tmp_path: Path) -> None:
     assert still == []
 
 
-def album(u: Updater, store_path: Path) -> Album:
-    """Of the training episodes, as the model sees them."""
+def album(u: Updater, store_path: Path, split: str = "train") -> Album:
+    """Of the episodes of a split, as the model sees them."""
     store = EpisodeStore.open(store_path)
-    made = Album(store, u.model.config.sequence_length, seed=0, trained_on=10**6)
+    made = Album(store, u.model.config.sequence_length, seed=0, trained_on=10**6, split=split)
     made.open(0, lambda episode: watch_episode(u.model, store, episode))
     return made
 
@@ -168,6 +169,67 @@ def test_dynamics_learns_what_perception_that_rests_shows_it(tmp_path: Path, bal
     pages = album(u, ball_store)
     losses = [u.consolidate(pages, lr_factor=1.0, beta=1.0).scalars["rehearsal_loss"].item() for _ in range(20)]
     assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def lost_by(u: Updater, monkeypatch: pytest.MonkeyPatch, sign: float) -> None:
+    """Unseen clips are foretold the better, the smaller (or the larger) the matrices of dynamics are."""
+    from aime.training import update
+
+    def loss(*args: Any) -> Tensor:
+        return rehearse_dynamics(*args) * 0 + sign * sum(p.square().sum() for p in dynamics_parameters(u.model))
+
+    monkeypatch.setattr(update, "rehearse_dynamics", loss)
+
+
+@pytest.mark.parametrize(("sign", "factor"), [(1.0, math.exp(0.3)), (-1.0, math.exp(-0.3)), (NAN, 1.0)])
+def test_weight_decay_of_dynamics_goes_where_unseen_clips_are_foretold_better(
+    tmp_path: Path, ball_store: Path, monkeypatch: pytest.MonkeyPatch, sign: float, factor: float
+) -> None:
+    u = updater(tmp_path, rehearsals=1, dynamics_decay_step=0.3)
+    pages, unseen = album(u, ball_store), album(u, ball_store, "validation")
+    first = float(u.dynamics_decay)
+    lost_by(u, monkeypatch, sign)
+    outcome = u.consolidate(pages, unseen, lr_factor=1.0, beta=1.0)
+    assert float(u.dynamics_decay) == pytest.approx(first * factor)
+    logged = outcome.scalars["dynamics_decay"].item()
+    assert logged == pytest.approx(u.config.optimizer.dynamics_decay * factor), "as the setting counts it"
+    assert "unseen_rehearsal_loss" in outcome.scalars and "unseen_rehearsal_loss" not in outcome.finite
+    assert u.optimizers[MATRICES].param_groups[0]["weight_decay"] is u.dynamics_decay
+    monkeypatch.undo()
+    u.step(batch(), lr_factor=1.0, beta=1.0)
+    assert float(u.dynamics_decay) == pytest.approx(first), "awake it is what it was set to"
+
+
+def test_weight_decay_of_dynamics_stays_within_what_an_update_can_bear(
+    tmp_path: Path, ball_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    u = updater(tmp_path, rehearsals=1, dynamics_decay_step=1.0)
+    pages, unseen = album(u, ball_store), album(u, ball_store, "validation")
+    rate = u.config.optimizer.muon_learning_rate
+    for sign, share in ((1.0, MOST_LOST), (-1.0, LEAST_LOST)):
+        lost_by(u, monkeypatch, sign)
+        for _ in range(9):
+            u.consolidate(pages, unseen, lr_factor=1.0, beta=1.0)
+        assert float(u.dynamics_decay) * rate == pytest.approx(share)
+        monkeypatch.undo()
+
+
+def test_matrices_that_say_too_much_of_unseen_clips_decay_more_and_those_that_say_too_little_less(
+    tmp_path: Path, ball_store: Path
+) -> None:
+    torch.manual_seed(0)
+    u = updater(tmp_path, rehearsals=4)
+    pages, unseen = album(u, ball_store), album(u, ball_store, "validation")
+    for _ in range(15):
+        u.consolidate(pages, lr_factor=1.0, beta=1.0)
+    moves = []
+    for scale in (2.0, 0.25):  # twice and half of what they are
+        first = float(u.dynamics_decay)
+        torch._foreach_mul_([p.data for p in u.optimizers[MATRICES].param_groups[0]["params"]], scale)
+        for _ in range(5):
+            u._fit_decay(unseen, u.config.loss)
+        moves.append(float(u.dynamics_decay) / first)
+    assert moves[0] > 1 > moves[1]
 
 
 def test_the_learning_rate_is_scaled(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ PARTS = (
     ("motion_loss", "Motion of attention", ""),
     ("discriminator_loss", "Discriminator", ""),
     ("rehearsal_loss", "Dynamics while perception rests", ""),
+    ("unseen_rehearsal_loss", "… on episodes not learned from", ""),
+    ("dynamics_decay", "Weight decay found by those", ""),
 )
 HEALTH = (
     ("psnr", "Reconstruction", "PSNR, dB"),

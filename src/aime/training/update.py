@@ -49,7 +49,7 @@ ADVERSARY = "discriminator_loss"
 """The loss that trains the discriminator alone."""
 REHEARSAL = "rehearsal_loss"
 """The loss of dynamics and prior while perception rests."""
-UNSEEN = "validation/rehearsal_loss"
+UNSEEN = "unseen_rehearsal_loss"
 """The same of clips that nothing is learned from."""
 SMALLEST = 1e-3
 """Norm that a parameter is taken to have at least, when its gradient is clipped in proportion."""

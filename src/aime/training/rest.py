@@ -35,11 +35,11 @@ class Rest:
     @property
     def decay(self) -> float:
         """The weight decay that dynamics was found to need so far."""
-        return float(self._updater.dynamics_decay)
+        return float(self._updater.decay.value)
 
     @decay.setter
     def decay(self, decay: float) -> None:
-        self._updater.dynamics_decay.fill_(decay)
+        self._updater.decay.value.fill_(decay)
 
     def end(self) -> None:
         """Perception learns again, so what it saw is no longer what it sees."""

@@ -34,6 +34,7 @@ from aime.rehearsal import (
 )
 from aime.training.album import Album
 from aime.training.average import WeightAverage
+from aime.training.decay import FoundDecay
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard
@@ -53,9 +54,6 @@ UNSEEN = "unseen_rehearsal_loss"
 """The same of clips that nothing is learned from."""
 SMALLEST = 1e-3
 """Norm that a parameter is taken to have at least, when its gradient is clipped in proportion."""
-LEAST_LOST, MOST_LOST = 0.0004, 0.2
-"""Share of the matrices of dynamics that weight decay takes away in one update at the peak rate, at least and at most,
-where it is found by itself."""
 RELOCATE_EVERY = 10
 """Steps between two looks for a component of the mixture that is better off elsewhere."""
 SECOND_MOMENTS = 0.95
@@ -102,13 +100,8 @@ class Updater:
         }
         dynamics, perception = (matrices(model, of(model)) for of in (dynamics_parameters, perception_parameters))
         turned = {id(p) for p in (*dynamics, *perception)}
-        # Counted by AdamW's rate, which moved them once: runs of that time go on with as much of it.
-        self._counted = settings.muon_learning_rate / settings.learning_rate
-        self._first_decay = settings.dynamics_decay / self._counted
-        self.dynamics_decay = torch.tensor(self._first_decay, device=model.device)
-        """Weight decay of the matrices of dynamics and prior, by Muon's rate; found anew while perception rests."""
-        self._dynamics = dynamics
-        groups = [(self.dynamics_decay, dynamics), (settings.weight_decay, perception)]
+        self._dynamics, self.decay = dynamics, FoundDecay(dynamics, settings)
+        groups = [(self.decay.value, dynamics), (settings.weight_decay, perception)]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             MODEL: _adamw(
                 self._peaks[MODEL],
@@ -135,7 +128,7 @@ class Updater:
             lr_factor: share of the peak learning rates.
             beta: weight of the KL terms.
         """
-        self.dynamics_decay.fill_(self._first_decay)
+        self.decay.restart()
         self._set_rates(lr_factor)
         self._guard.remember()
         with autocast(self.model.device, self._precision):
@@ -203,7 +196,7 @@ class Updater:
 
         if unseen is not None:
             scalars[UNSEEN] = self._fit_decay(unseen, loss)
-            scalars["dynamics_decay"] = self.dynamics_decay * self._counted
+            scalars["dynamics_decay"] = self.decay.as_set
         bad = torch.zeros((), dtype=torch.bool, device=model.device)
         bad = self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad)
         bad = self._again(decoder, decoder_parameters(model), 1, bad)
@@ -215,25 +208,15 @@ class Updater:
         return Outcome(scalars, finite, bad, None, headline=REHEARSAL)
 
     def _fit_decay(self, unseen: Album, loss: LossConfig) -> Tensor:
-        """Move the weight decay of dynamics a step towards what foretells unseen clips better; their loss as it is.
-
-        An update with decay δ leaves matrices W smaller by η δ W, so that a little more of it changes the loss L of
-        unseen clips by −η ⟨∇L, W⟩: the hypergradient of one update (Luketina et al., 2016, arXiv 1511.06727). Its sign
-        alone counts.
-        """
-        settings = self.config.optimizer
+        """Move the weight decay of dynamics towards what foretells unseen clips better; their loss as it is."""
         for parameter in self.model.generator_parameters():
             parameter.grad = None
         with autocast(self.model.device, self._precision):
-            seen, _ = unseen.draw(settings.rehearsal_clips)
+            seen, _ = unseen.draw(self.config.optimizer.rehearsal_clips)
             objective = rehearse_dynamics(self.model, seen, loss, WHOLE_HALF_QUARTER)
         objective.backward(inputs=self._dynamics)  # type: ignore[no-untyped-call]
         average_gradients(self._dynamics, self._world)
-        gain = torch.stack([(p.grad * p.detach()).sum() for p in self._dynamics if p.grad is not None]).sum()
-        least, most = (lost / settings.muon_learning_rate for lost in (LEAST_LOST, MOST_LOST))
-        self.dynamics_decay.mul_(torch.exp(settings.dynamics_decay_step * gain.sign().nan_to_num(0.0))).clamp_(
-            least, most
-        )
+        self.decay.follow()
         return objective.detach()
 
     def _remember(self, batch: Mapping[str, Tensor], output: SequenceOutput, bad: Tensor) -> None:
@@ -321,7 +304,7 @@ class Updater:
             for group in optimizer.param_groups:
                 group["lr"] = self._peaks[name] * factor
         # An optimizer that was given its state back has copied its groups, and would not see this one change.
-        self.optimizers[MATRICES].param_groups[0]["weight_decay"] = self.dynamics_decay
+        self.optimizers[MATRICES].param_groups[0]["weight_decay"] = self.decay.value
 
 
 def _adamw(

@@ -1,7 +1,7 @@
 """How much the matrices of dynamics forget: a weight decay that follows what unseen clips ask for.
 
-Nothing else is learned from those. With little decay dynamics learns its clips by heart, with much it learns slowly, and where the two meet depends on the
-task: a walker's falls want ten times what a cart's swing can bear.
+Nothing else is learned from those. With little decay dynamics learns its clips by heart, with much it learns slowly,
+and where the two meet depends on the task: a walker's falls want ten times what a cart's swing can bear.
 """
 
 from __future__ import annotations

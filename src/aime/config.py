@@ -281,7 +281,8 @@ class OptimizerConfig:
         _require_choices(self)
         for name in ("learning_rate", "muon_learning_rate", "grad_clip", "discriminator_learning_rate"):
             _require(getattr(self, name) > 0, f"{name} must be above zero, got {getattr(self, name)}")
-        for name in ("learning_rate", "muon_learning_rate", "discriminator_learning_rate"):  # no clipping is inf
+        rates = ("learning_rate", "muon_learning_rate", "discriminator_learning_rate")  # of grad_clip inf is for none
+        for name in (*rates, "weight_decay", "dynamics_decay"):
             _require(math.isfinite(getattr(self, name)), f"{name} must be finite, got {getattr(self, name)}")
         _require(
             self.dynamics_decay_step <= 1, f"dynamics_decay_step must be at most 1, got {self.dynamics_decay_step}"

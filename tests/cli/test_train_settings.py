@@ -181,12 +181,23 @@ def test_a_run_on_own_data_is_called_after_that_data(store: Path) -> None:
     assert ask("--data-dir", "still-empty").run_dir == ROOT / "humanoid-walk", "what will be collected there"
 
 
-@pytest.mark.parametrize("flag", ["--learning-rate", "--muon-learning-rate", "--discriminator-learning-rate"])
-@pytest.mark.parametrize("rate", ["0", "nan", "inf"])
+RATES = ("--learning-rate", "--muon-learning-rate", "--discriminator-learning-rate")
+DECAYS = {
+    "--weight-decay": ("-1", "nan", "inf"),
+    "--dynamics-decay": ("-1", "nan", "inf"),
+    "--dynamics-decay-step": ("-1", "nan", "1.5"),
+}
+
+
+@pytest.mark.parametrize(
+    ("flag", "rate"),
+    [(flag, rate) for flag in RATES for rate in ("0", "nan", "inf")]
+    + [(flag, decay) for flag, decays in DECAYS.items() for decay in decays],
+)
 def test_a_rate_that_cannot_be_one_is_refused_before_anything_is_written(
     flag: str, rate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", flag, rate]) == 2
-    assert f"{flag} must be" in capsys.readouterr().err
+    assert f"{flag} must " in capsys.readouterr().err
     assert not any(tmp_path.iterdir())

@@ -112,7 +112,6 @@ class Updater:
             MATRICES: Muon(
                 [{"params": some, "weight_decay": decay} for decay, some in groups],
                 lr=self._peaks[MATRICES],
-                dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
             ),
             CRITIC: _adamw(self._peaks[CRITIC], settings.weight_decay, list(model.discriminator_parameters())),
         }

@@ -69,10 +69,9 @@ class Muon(torch.optim.Optimizer):
         ahead = torch._foreach_lerp(gradients, means, group["momentum"])  # Nesterov's look ahead
         torch._foreach_mul_(changing[: len(parameters)], 1 - group["lr"] * group["weight_decay"])
         blocks = [block for x in ahead for block in _blocks(x.contiguous())]
-        learning = [block for p in parameters for block in _blocks(p)]
-        lengths = [group["lr"] * _stretch(p) for p in parameters for _ in _blocks(p)]
-        for parameter, block, factor, length in zip(learning, blocks, orthogonalising(blocks), lengths, strict=True):
-            parameter.baddbmm_(factor, block, alpha=-length)
+        learning = [(part, group["lr"] * _stretch(p)) for p in parameters for part in _blocks(p)]
+        for (part, length), block, factor in zip(learning, blocks, orthogonalising(blocks), strict=True):
+            part.baddbmm_(factor, block, alpha=-length)
         if bad is not None:
             for x, old in zip(changing, before, strict=True):
                 x.copy_(torch.where(bad > 0, old, x))

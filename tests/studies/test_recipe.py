@@ -28,7 +28,7 @@ def test_what_the_recipe_collects_is_by_the_recipe(tmp_path: Path, monkeypatch: 
 
 def test_data_of_another_recipe_are_refused_with_what_differs_and_left_alone(cartpole_store_path: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in cartpole_store_path.iterdir()}
-    words = "episodes 6, not 96; frames in an episode 64, not 250.*--data-dir.*or move"
+    words = "episodes 6, not 312; frames in an episode 64, not 250.*--data-dir.*or move"
     with pytest.raises(DataError, match=words):
         prepare(["cartpole-swingup"], cartpole_store_path.parent)
     assert {path.name: path.stat().st_mtime_ns for path in cartpole_store_path.iterdir()} == before
@@ -72,7 +72,7 @@ def test_the_recipe_does_not_change_by_accident() -> None:
     """Published figures are of these data; who changes the recipe must change this, and the figures."""
     assert (
         Recipe(
-            episodes=72,
+            episodes=288,
             test_episodes=24,
             episode_length=250,
             policy="mixture",

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from aime.presets import preset_config
 from aime.training import device
 from aime.training.device import autocast, cpu_bf16_gain, resolve_device, resolve_precision
 from aime.training.random_state import random_state, restore_random_state, seed_everything
 
 CPU = torch.device("cpu")
+TINY = preset_config("tiny").model
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -26,22 +28,22 @@ def test_cuda_that_is_not_there_is_the_cpu_with_a_warning(caplog: pytest.LogCapt
 
 
 def test_precision_that_is_asked_for_is_taken_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "cpu_bf16_gain", lambda: pytest.fail("measured"))
-    assert resolve_precision("float32", CPU) == "float32"
-    assert resolve_precision("bf16", CPU) == "bf16"
+    monkeypatch.setattr(device, "cpu_bf16_gain", lambda _: pytest.fail("measured"))
+    assert resolve_precision("float32", CPU, TINY) == "float32"
+    assert resolve_precision("bf16", CPU, TINY) == "bf16"
 
 
 @pytest.mark.parametrize(("gain", "expected"), [(0.2, "float32"), (1.02, "float32"), (1.8, "bf16")])
 def test_auto_takes_bf16_on_a_cpu_where_it_is_faster(
     monkeypatch: pytest.MonkeyPatch, gain: float, expected: str
 ) -> None:
-    monkeypatch.setattr(device, "cpu_bf16_gain", lambda: gain)
-    assert resolve_precision("auto", CPU) == expected
+    monkeypatch.setattr(device, "cpu_bf16_gain", lambda _: gain)
+    assert resolve_precision("auto", CPU, TINY) == expected
 
 
 def test_the_measurement_answers_and_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
-    assert 0 < cpu_bf16_gain(rounds=1) < 1000
+    assert 0 < cpu_bf16_gain(TINY, rounds=1) < 1000
     assert torch.equal(torch.get_rng_state(), before)
 
 

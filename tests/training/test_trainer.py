@@ -391,7 +391,7 @@ def test_old_checkpoints_go(settings: Settings) -> None:
 
 def test_precision_is_resolved_once_and_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = iter([5.0])
-    monkeypatch.setattr("aime.training.device.cpu_bf16_gain", lambda: next(measured))
+    monkeypatch.setattr("aime.training.device.cpu_bf16_gain", lambda _: next(measured))
     config = settings(precision="auto", max_steps=1)
     train(config)
     assert read_config(config.run_path / "config.yaml").precision == "bf16"

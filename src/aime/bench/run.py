@@ -104,7 +104,7 @@ def _subject(preset: str, config: BenchConfig, device: torch.device) -> Subject:
         preset,
         changed(
             train,
-            precision=resolve_precision(config.precision, device),
+            precision=resolve_precision(config.precision, device, train.model),
             data=changed(train.data, batch_size=config.batch_size or CLIPS[preset]),
             balancer=changed(train.balancer, balancer=config.balancer),
             model=changed(train.model, sequence_length=time, num_latent_perceiver=time * latents),

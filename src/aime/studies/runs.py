@@ -167,7 +167,8 @@ def _at_one_precision(plan: Sequence[PlannedRun]) -> list[PlannedRun]:
     begun = (run_settings(run.config.run_path) for run in plan)
     precision: Precision | None = next((there.precision for there in begun if there is not None), None)
     if precision is None:
-        precision = resolve_precision("auto", resolve_device(plan[0].config.device))
+        first = plan[0].config
+        precision = resolve_precision("auto", resolve_device(first.device), first.model)
     return [replace(run, config=replace(run.config, precision=precision)) for run in plan]
 
 

@@ -1,13 +1,15 @@
 """Where a run computes and with which numbers: `resolve_device`, `resolve_precision`, `autocast`.
 
 ``auto`` precision is bf16 on a GPU that has it. Of CPUs some gain by it and some lose several times over, and no flag
-of the processor tells which, so there it is decided by a measurement of well under a second. The answer belongs in the
-run's config.yaml: a resumed run must not measure again and find otherwise.
+of the processor tells which; on one that gains in a large model, a small one may lose more by casts than its products
+win. So there it is decided by a measurement at the model's own widths, of some seconds at most. The answer belongs in
+the run's config.yaml: a resumed run must not measure again and find otherwise.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -15,7 +17,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from aime.config import Device, Precision
+from aime.config import Device, ModelSettings, Precision
 
 log = logging.getLogger("aime")
 
@@ -39,13 +41,13 @@ def resolve_device(name: Device = "auto") -> torch.device:
     return torch.device("cpu")
 
 
-def resolve_precision(name: Precision, device: torch.device) -> Literal["float32", "bf16"]:
-    """The precision that a name stands for on a device; ``auto`` on a CPU measures."""
+def resolve_precision(name: Precision, device: torch.device, model: ModelSettings) -> Literal["float32", "bf16"]:
+    """The precision that a name stands for on a device, for a model of these widths; ``auto`` on a CPU measures."""
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bf16" if cpu_bf16_gain() >= BF16_GAIN else "float32"
+    return "bf16" if cpu_bf16_gain(model) >= BF16_GAIN else "float32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -53,23 +55,28 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def cpu_bf16_gain(rounds: int = 3) -> float:
-    """How many times faster a convolution and a matrix product are in bf16 than in float32 here, gradients included.
+def cpu_bf16_gain(model: ModelSettings, rounds: int = 3) -> float:
+    """How many times faster convolutions and matrix products of a model's widths, with norms and activations between
+    them, are in bf16 than in float32 here, gradients included.
 
     The two precisions take turns and the best time of each counts, so that a busy neighbour harms neither. Neither the
     global random state nor the results of a run depend on it.
     """
+    channels, width = model.img_perceiver_channels, model.hidden_dim
     generator = torch.Generator().manual_seed(0)
-    frames = torch.randn(16, 32, 32, 32, generator=generator)
-    kernel = torch.randn(64, 32, 3, 3, generator=generator, requires_grad=True)
-    rows = torch.randn(512, 512, generator=generator)
-    weight = torch.randn(512, 512, generator=generator, requires_grad=True)
+    frames, rows = (torch.randn(size, generator=generator) for size in ((16, channels, 32, 32), (256, width)))
+    frames = frames.contiguous(memory_format=torch.channels_last)
+    shapes = (channels, channels, 3, 3), (channels, channels, 3, 3), (width, 2 * width), (2 * width, width)
+    weights = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
 
     def seconds(enabled: bool) -> float:
         start = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            total = F.conv2d(frames, kernel, padding=1).float().sum() + (rows @ weight).float().sum()
-        torch.autograd.grad(total, (kernel, weight))
+            seen = F.conv2d(frames, weights[0], padding=1)
+            seen = F.conv2d(F.silu(F.group_norm(seen, math.gcd(8, channels))), weights[1], padding=1)
+            told = F.silu(F.layer_norm(rows @ weights[2], (2 * width,))) @ weights[3]
+            total = seen.float().sum() + told.float().sum()
+        torch.autograd.grad(total, weights)
         return time.perf_counter() - start
 
     best = {False: float("inf"), True: float("inf")}

@@ -44,7 +44,7 @@ def resolve_settings(
         require_same_run(run, there, config)
         precision = there.precision if precision == "auto" else precision
     kind: Any = device.type
-    return replace(config, device=kind, precision=resolve_precision(precision, device))
+    return replace(config, device=kind, precision=resolve_precision(precision, device, config.model))
 
 
 def open_episodes(config: TrainConfig, run: RunFolder, checkpoint: Checkpoint | None, world: World) -> EpisodeStore:

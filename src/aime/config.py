@@ -274,6 +274,9 @@ class OptimizerConfig:
     """Clips in each rehearsal of that part: what is left to learn there is less than the noise of a few clips."""
     n_critic: int = 1
     """Discriminator updates per update of the model."""
+    critic_limit: float = 0.8
+    """Share of patches judged rightly above which the discriminator takes no update: one that always wins teaches
+    nothing. 1 for no such limit."""
     discriminator_learning_rate: float = 0.0002
     """Learning rate of the discriminator."""
 
@@ -300,6 +303,7 @@ class OptimizerConfig:
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("n_critic", "rehearsal_clips", "consolidation_clips"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(0.5 <= self.critic_limit <= 1, f"critic_limit must be in [0.5, 1], not {self.critic_limit}")
         _require(0 <= self.consolidation <= 1, f"consolidation must be in [0, 1], not {self.consolidation}")
 
 
@@ -435,6 +439,7 @@ AIMES_ALONE: dict[str, tuple[str, ...]] = {
     "balancer": tuple(f.name for f in dataclasses.fields(BalancerConfig)),
     "optimizer": (
         "n_critic",
+        "critic_limit",
         "discriminator_learning_rate",
         "muon_learning_rate",
         "dynamics_decay",

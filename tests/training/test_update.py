@@ -12,6 +12,7 @@ from torch import Tensor
 from aime.config import TrainConfig, replace
 from aime.data.store import EpisodeStore
 from aime.errors import TrainingError
+from aime.learning import discriminator_loss
 from aime.lesson import rollout_length
 from aime.rehearsal import dynamics_parameters, rehearse_dynamics, rehearse_perception
 from aime.training import muon
@@ -333,6 +334,44 @@ def test_further_critic_steps_move_the_discriminator_alone(tmp_path: Path) -> No
     assert differ and all(name.startswith(("model/discriminator.", "discriminator/")) for name in differ)
     steps = {float(state["step"]) for state in thrice.optimizers["discriminator"].state.values()}
     assert steps == {3.0}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("right", "learns"), [((1.0, 0.65), False), ((1.0, 0.55), True)])
+def test_a_critic_that_wins_waits_for_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: tuple[float, float], learns: bool, masked: bool
+) -> None:
+    """Above critic_limit it takes no step, whether the host knows that or not; the model does."""
+    u = updater(tmp_path, critic_limit=0.8)
+    compute = u.model.compute_total_loss
+
+    def judged(*args: Any, **kwargs: Any) -> Any:
+        losses, output = compute(*args, **kwargs)
+        stats = dict(zip(("disc_real_accuracy", "disc_fake_accuracy"), map(torch.tensor, right), strict=True))
+        return losses | stats, output
+
+    monkeypatch.setattr(u.model, "compute_total_loss", judged)
+    if masked:
+        mask_as_on_a_gpu(monkeypatch)
+    before = {name: p.detach().clone() for name, p in u.model.named_parameters()}
+    outcome = u.step(batch(), lr_factor=1.0, beta=1.0)
+    moved = changed(before, dict(u.model.named_parameters()))
+    assert not outcome.skipped and any(name.startswith("decoder.") for name in moved)
+    assert any(name.startswith("discriminator.") for name in moved) == learns
+
+
+def test_further_critic_steps_end_where_it_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    u, found = updater(tmp_path, n_critic=5), iter([0.1, 0.9, 0.1])
+
+    def judged(*args: Any) -> Any:
+        loss, stats = discriminator_loss(*args)
+        share = torch.tensor(next(found))
+        return loss, stats | {"disc_real_accuracy": share, "disc_fake_accuracy": share}
+
+    monkeypatch.setattr("aime.training.update.discriminator_loss", judged)
+    u.step(batch(), lr_factor=1.0, beta=1.0)
+    steps = {float(state["step"]) for state in u.optimizers["discriminator"].state.values()}
+    assert steps == {2.0}  # the first one, and one further
 
 
 def test_gradients_are_clipped_in_proportion_to_their_parameters(tmp_path: Path) -> None:

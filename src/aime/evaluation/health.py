@@ -107,7 +107,8 @@ RULES = (
         "discriminator accuracy",
         low=0.55,
         high=0.9,
-        remedy="above 90% it wins: lower discriminator_learning_rate; below 55% it learns nothing: raise n_critic",
+        remedy="above 90% it wins: lower critic_limit or discriminator_learning_rate; below 55% it learns nothing: "
+        "raise n_critic",
     ),
     Rule(
         "lowest_cosine",

@@ -145,13 +145,15 @@ class Updater:
             scalars["gradient_norm"] = self._clip(MODEL, MATRICES)
             finite |= {f"gradient of {n}": torch.isfinite(balance.norms[i]) for i, n in enumerate(OBJECTIVES)}
             finite["gradient of the update"] = torch.isfinite(scalars["gradient_norm"])
-            if against is not None:
+            wins = None if against is None else self._critic_wins(scalars)
+            critic_learns = wins is not None and not self._knows(wins)
+            if critic_learns:
                 scalars["discriminator_gradient_norm"] = self._critic_backward(against)
                 finite[f"gradient of {ADVERSARY}"] = torch.isfinite(scalars["discriminator_gradient_norm"])
             bad = bad | _not_all(finite)
             self._apply(bad, MODEL, MATRICES)
-            if against is not None:
-                self._apply(bad, CRITIC)
+            if critic_learns:
+                self._apply(bad | wins, CRITIC)
             if output.judged is not None:
                 self._critic_again(output.judged, bad)
             self.model.prior.follow(output.latents.detach())
@@ -263,9 +265,20 @@ class Updater:
             if self._knows(bad):
                 return
             with autocast(self.model.device, self._precision):
-                loss, _ = discriminator_loss(self.model.discriminator, judged.real, judged.made.detach())
+                loss, stats = discriminator_loss(self.model.discriminator, judged.real, judged.made.detach())
+            wins = self._critic_wins(stats)
+            if self._knows(wins):
+                return
             norm = self._critic_backward(loss)
-            self._apply(bad | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite(), CRITIC)
+            self._apply(bad | wins | any_rank(~torch.isfinite(loss.detach()), self._world) | ~norm.isfinite(), CRITIC)
+
+    def _critic_wins(self, stats: Mapping[str, Tensor]) -> Bool[Tensor, ""]:
+        """Whether the critic is right so often that it takes no step until the model has caught up.
+
+        One that always wins teaches nothing: whatever the model makes, it is told the same.
+        """
+        right = (stats["disc_real_accuracy"] + stats["disc_fake_accuracy"]) / 2
+        return any_rank(right > self.config.optimizer.critic_limit, self._world)
 
     def _critic_backward(self, loss: Tensor) -> Tensor:
         """Fill in the critic's gradients; their norm before clipping."""

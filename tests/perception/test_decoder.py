@@ -81,14 +81,15 @@ def test_degrees_of_doubt_are_shares_of_the_variance_and_linear_in_between() -> 
 
 
 @torch.no_grad()
-def test_a_guess_moves_from_the_background_as_far_as_it_is_trusted() -> None:
+def test_a_guess_moves_from_the_mean_frame_as_far_as_it_is_trusted() -> None:
     decoder = trained_like(small())
+    decoder.mean_frame.copy_(torch.rand_like(decoder.mean_frame))
     latents, doubt = torch.randn(3, 6), torch.tensor([0.0, 0.5**0.5, 1.0])[:, None].expand(-1, 6)
     seen, full = decoder(latents, uniform(3)), decoder(latents, uniform(3), doubt)
     decoder.trust.copy_(torch.tensor([1.0, 1.0, 0.25, 1.0, 0.0]))
     assert torch.equal(decoder(latents, uniform(3)), seen), "what was seen is not doubted"
-    less = decoder(latents, uniform(3), doubt) - decoder.background
-    torch.testing.assert_close(less, (full - decoder.background) * torch.tensor([1, 0.25, 0])[:, None, None, None])
+    less = decoder(latents, uniform(3), doubt) - decoder.mean_frame
+    torch.testing.assert_close(less, (full - decoder.mean_frame) * torch.tensor([1, 0.25, 0])[:, None, None, None])
 
 
 @torch.no_grad()

@@ -81,8 +81,10 @@ def test_guesses_of_a_model_that_knows_nothing_are_taken_back(store: EpisodeStor
     assert torch.equal(torch.random.get_rng_state(), state), "dreams are decoded under maps as they are, by no chance"
     assert model.training
     assert {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])} == {
-        "decoder.trust"
+        "decoder.trust",
+        "decoder.mean_frame",
     }
+    assert torch.equal(model.decoder.mean_frame, torch.from_numpy(store.mean_frame()))
     assert missed(model.eval(), store) < 0.9 * wrong
     again = model.decoder.trust.clone()
     calibrate(model, store, FRAMES)

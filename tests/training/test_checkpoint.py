@@ -16,9 +16,11 @@ from torch import Tensor
 
 from aime.config import TrainConfig
 from aime.errors import CheckpointError, TrainingError
+from aime.perception import full_trust
 from aime.training import checkpoint
 from aime.training.checkpoint import MODEL, OPTIMIZER, STATE, is_whole, load_checkpoint, save_checkpoint
 from aime.training.random_state import random_state, restore_random_state
+from tests.helpers import small_model
 from tests.training.limits import disk_of
 from tests.training.standin import Sized
 
@@ -192,6 +194,16 @@ def test_a_model_that_has_changed_since_names_what_does_not_fit(tmp_path: Path) 
         other = Sized(width=4)
         other.extra = torch.nn.Linear(2, 2, bias=False)
         opened.restore_model(other)
+
+
+def test_a_model_of_before_guesses_were_measured_shows_what_it_showed_then(tmp_path: Path) -> None:
+    """It trusted its guesses in full; where trust was measured, guesses fell back to the background."""
+    older, newer = small_model(), small_model()
+    torch.nn.init.uniform_(older.decoder.background)
+    del older.decoder.trust, older.decoder.mean_frame
+    load_checkpoint(save_checkpoint(tmp_path / "c", older)).restore_model(newer)
+    assert torch.equal(newer.decoder.trust, full_trust())
+    assert torch.equal(newer.decoder.mean_frame, older.decoder.background)
 
 
 def test_a_checkpoint_of_a_model_alone_can_be_used_but_not_trained_on(tmp_path: Path) -> None:

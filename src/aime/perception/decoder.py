@@ -86,7 +86,8 @@ class FrameDecoder(nn.Module):
     The latent is laid out on a grid of image_size / 16 and doubled four times. At each scale attention modulates the
     features. What comes out is added to a learned image, the background: mid-grey in a fresh model, and best started
     from the mean of the frames to learn, so that the latent has to tell from the first step on what moves before it.
-    Of a guess it is added as far as a guess of such a doubt is to be trusted: `aime.training.calibrate` finds out.
+    A guess is drawn as far as a guess of such a doubt is to be trusted, and for the rest the mean frame, the best that
+    one can draw who knows nothing: `aime.training.calibrate` finds out how far, and measures that frame.
 
     Raises `ConfigError` for an `image_size` that is not a multiple of 16.
     """
@@ -118,6 +119,8 @@ class FrameDecoder(nn.Module):
         self.background = nn.Parameter(torch.full((3, image_size, image_size), 0.5))
         self.register_buffer("trust", full_trust())
         self.trust: Tensor
+        self.register_buffer("mean_frame", torch.full((3, image_size, image_size), 0.5))
+        self.mean_frame: Tensor
         self.act = nn.SiLU()
 
     def forward(
@@ -141,7 +144,8 @@ class FrameDecoder(nn.Module):
         for norm, precision, up in zip(self.norms, self.precisions, self.up, strict=True):
             x = norm(x)
             x = up(self.act(x if relative is None else precision(x, relative)))
-        x = x.float()
+        mean = self.background + x.float()
         if doubt is not None:
-            x = x * (1 - trust_weights(doubt) @ (1 - self.trust))[:, None, None, None]  # full trust is 1 to the bit
-        return self.background + x
+            distrust = (trust_weights(doubt) @ (1 - self.trust))[:, None, None, None]
+            mean = mean - distrust * (mean - self.mean_frame)  # full trust changes no bit
+        return mean

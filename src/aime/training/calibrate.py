@@ -1,9 +1,9 @@
 """How far guesses are to be believed: measured, when training ends, on episodes that nothing was learned from.
 
 Dynamics comes to know the episodes that it learns from, and a decoder that meets its guesses on those alone believes
-them too far elsewhere. So the last thing a run does is to guess at clips of the validation split. What the decoder adds
-to its background for a guess is then scaled by how much of that came true there, by the guess's doubt: a few numbers,
-fitted as a classifier's temperature is (Guo et al., 2017, arXiv 1706.04599).
+them too far elsewhere. So the last thing a run does is to guess at clips of the validation split. How a guess differs
+from the mean frame is then scaled by how much of that came true there, by the guess's doubt: a few numbers, fitted as a
+classifier's temperature is (Guo et al., 2017, arXiv 1706.04599).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FAITH = 0.002
 
 
 def calibrate(model: WorldModel, store: EpisodeStore, length: int) -> None:
-    """Set the decoder's trust in guesses by clips of `length` frames of the validation split.
+    """Set the decoder's trust in guesses by clips of `length` frames of the validation split, and the mean frame.
 
     Where that split has none, or a clip is a single frame, guesses are trusted in full.
     """
@@ -49,6 +49,7 @@ def calibrate(model: WorldModel, store: EpisodeStore, length: int) -> None:
     except DataError as error:
         log.info("guesses are believed in full: %s", error)
         return
+    model.decoder.mean_frame.copy_(torch.from_numpy(store.mean_frame()))
     training = model.training
     model.eval()
     try:
@@ -66,7 +67,7 @@ def fitted_trust(
     """The trust, from 0 to 1 at each knot, by which guesses would have missed least.
 
     Of each guessed frame, what was said and what was missing are the differences of the guess and of the truth from the
-    background. Trust is linear between its knots, and the frame linear in trust, so this is a problem of least squares.
+    mean frame. Trust is linear between its knots, and the frame linear in trust, so this is a problem of least squares.
     A guess of more doubt is then trusted no more than one of less.
 
     Args:
@@ -89,7 +90,7 @@ def _places(store: EpisodeStore, length: int) -> int:
 def _guess(model: WorldModel, clips: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Over the pixels of each guessed frame that have moved since the last one watched, what `fitted_trust` asks for.
 
-    Elsewhere a guess that is the background is right, and says nothing of what guesses are worth.
+    Elsewhere a guess that is the mean frame is right, and says nothing of what guesses are worth.
     """
     time = clips["actions"].shape[1]
     watched = max(1, time // WATCHED)
@@ -102,11 +103,11 @@ def _guess(model: WorldModel, clips: dict[str, Tensor]) -> tuple[Tensor, Tensor,
         guess = model.foresee(belief, actions[:, watched:])
         assert guess.doubt is not None
         latents, before, doubt = (x[:, at.to(x.device)] for x in (guess.latents, guess.before, guess.doubt))
-        truth, background = frames[:, (watched + at).to(frames.device)], model.decoder.background
-        said = model.decode(latents, model.expect_attention(before, latents), doubt) - background
+        truth, mean = frames[:, (watched + at).to(frames.device)], model.decoder.mean_frame
+        said = model.decode(latents, model.expect_attention(before, latents), doubt) - mean
         moved = moving_pixels(truth, frames[:, watched - 1])[:, :, None]
         pixels = moved.sum(dim=(-3, -2, -1)).clamp_min(1)
-        square, product = ((moved * said * x).sum(dim=(-3, -2, -1)) / pixels for x in (said, truth - background))
+        square, product = ((moved * said * x).sum(dim=(-3, -2, -1)) / pixels for x in (said, truth - mean))
         found.append(tuple(x.flatten(0, 1) for x in (square, product, doubt)))
     square, product, doubt = (torch.cat(parts) for parts in zip(*found, strict=True))
     return square, product, doubt

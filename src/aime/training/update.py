@@ -145,15 +145,15 @@ class Updater:
             scalars["gradient_norm"] = self._clip(MODEL, MATRICES)
             finite |= {f"gradient of {n}": torch.isfinite(balance.norms[i]) for i, n in enumerate(OBJECTIVES)}
             finite["gradient of the update"] = torch.isfinite(scalars["gradient_norm"])
-            wins = None if against is None else self._critic_wins(scalars)
-            critic_learns = wins is not None and not self._knows(wins)
-            if critic_learns:
+            critic_waits: Tensor | None = None  # stays so where it is known to take no step
+            if against is not None and not self._knows(wins := self._critic_wins(scalars)):
+                critic_waits = wins
                 scalars["discriminator_gradient_norm"] = self._critic_backward(against)
                 finite[f"gradient of {ADVERSARY}"] = torch.isfinite(scalars["discriminator_gradient_norm"])
             bad = bad | _not_all(finite)
             self._apply(bad, MODEL, MATRICES)
-            if critic_learns:
-                self._apply(bad | wins, CRITIC)
+            if critic_waits is not None:
+                self._apply(bad | critic_waits, CRITIC)
             if output.judged is not None:
                 self._critic_again(output.judged, bad)
             self.model.prior.follow(output.latents.detach())

@@ -174,9 +174,12 @@ class Trainer:
 
     def calibrate(self) -> None:
         """At the end: find out how far the guesses of the weights that are handed on may be believed."""
-        if isinstance(self.model, WorldModel) and self.world.writes:
+        if not isinstance(self.model, WorldModel):
+            return
+        if self.world.writes:
             with self.updater.average.in_place():
                 calibrate(self.model, self.store, self.config.model.sequence_length)
+        broadcast_from_first((self.model.decoder.trust, self.model.decoder.mean_frame), self.world)
 
     def _rates(self) -> dict[str, float]:
         """Share of the peak learning rates and weight of the KL terms in the step to come, noted for the log."""

@@ -273,7 +273,7 @@ class OptimizerConfig:
     consolidation_clips: int = 64
     """Clips in each rehearsal of that part: what is left to learn there is less than the noise of a few clips."""
     n_critic: int = 1
-    """Discriminator updates per update of the model."""
+    """Discriminator updates per update of the model, at most."""
     critic_limit: float = 0.8
     """Share of patches judged rightly above which the discriminator takes no update: one that always wins teaches
     nothing. 1 for no such limit."""

@@ -38,9 +38,9 @@ FORMAT, FORMAT_VERSION = "aime-checkpoint", 1
 MODEL, OPTIMIZER, BALANCER = "model.safetensors", "optimizer.safetensors", "balancer.safetensors"
 MEMORY, LEARNING = "memory.safetensors", "learning.safetensors"
 CONFIG, STATE = "config.yaml", "state.json"
-LATER = {"decoder.trust": None, "decoder.mean_frame": "decoder.background"}
-"""Buffers that earlier versions did not have, and what their models had in its place: another tensor of theirs, or what
-a fresh model holds."""
+LATER = {"decoder.trust": "", "decoder.mean_frame": "decoder.background"}
+"""Buffers that earlier versions did not have, and the tensor that their models had in its place; where that is none,
+what a fresh model holds."""
 
 
 def save_checkpoint(
@@ -152,9 +152,8 @@ class Checkpoint:
         require_same_model(self, model.config)
         wanted = model.state_dict()
         saved = self._tensors(MODEL)
-        for name, in_its_place in LATER.items():
-            if name in wanted and name not in saved:
-                saved[name] = saved.get(in_its_place or "", wanted[name])
+        for name in LATER.keys() & wanted.keys() - saved.keys():
+            saved[name] = saved.get(LATER[name], wanted[name])
         missing, foreign = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
         reshaped = [name for name in wanted.keys() & saved.keys() if wanted[name].shape != saved[name].shape]
         if missing or foreign or reshaped:

@@ -2,8 +2,9 @@
 
 ``auto`` precision is bf16 on a GPU that has it. Of CPUs some gain by it and some lose several times over, and no flag
 of the processor tells which; on one that gains in a large model, a small one may lose more by casts than its products
-win. So there it is decided by a measurement at the model's own widths, of some seconds at most. The answer belongs in
-the run's config.yaml: a resumed run must not measure again and find otherwise.
+win. So there it is decided by a measurement at the model's own widths: 0.05 seconds for `tiny`, 0.3 for `base` on two
+idle cores, several times that where bf16 is emulated. The answer belongs in the run's config.yaml: a resumed run must
+not measure again and find otherwise.
 """
 
 from __future__ import annotations

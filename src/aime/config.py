@@ -262,14 +262,16 @@ class OptimizerConfig:
     """Epochs over which beta rises from zero to its value."""
     second_looks: int = 3
     """Further updates of encoder, posterior and decoder after each update of the model, on frames watched lately."""
-    rehearsals: int = 8
+    rehearsals: int = 3
     """Further updates of dynamics and prior after those, on latents watched lately."""
     rehearsal_clips: int = 16
     """Clips in each of those."""
-    consolidation: float = 0.2
+    consolidation: float = 0.35
     """Share of a run, its last part, in which perception rests: dynamics and prior learn from latents that no longer
     change, and the decoder from what they guess. 0 for none, as without rehearsals; 1 for nothing else, which makes the
     most of a --load-checkpoint whose perception is good."""
+    consolidation_rehearsals: int = 8
+    """Updates of dynamics and prior in that part for each of the decoder."""
     consolidation_clips: int = 64
     """Clips in each rehearsal of that part: what is left to learn there is less than the noise of a few clips."""
     n_critic: int = 1
@@ -301,7 +303,7 @@ class OptimizerConfig:
             "rehearsals",
         ):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("n_critic", "rehearsal_clips", "consolidation_clips"):
+        for name in ("n_critic", "rehearsal_clips", "consolidation_rehearsals", "consolidation_clips"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         _require(0.5 <= self.critic_limit <= 1, f"critic_limit must be in [0.5, 1], not {self.critic_limit}")
         _require(0 <= self.consolidation <= 1, f"consolidation must be in [0, 1], not {self.consolidation}")
@@ -448,6 +450,7 @@ AIMES_ALONE: dict[str, tuple[str, ...]] = {
         "rehearsals",
         "rehearsal_clips",
         "consolidation",
+        "consolidation_rehearsals",
         "consolidation_clips",
     ),
 }

@@ -132,7 +132,7 @@ def test_a_rehearsal_that_is_not_finite_changes_nothing(
 ) -> None:
     from aime.training import update
 
-    u = updater(tmp_path, rehearsals=1)
+    u = updater(tmp_path, consolidation_rehearsals=1)
     pages = album(u, ball_store)
     u.consolidate(pages, lr_factor=1.0, beta=1.0)
     before = everything(u)
@@ -145,7 +145,7 @@ def test_a_rehearsal_that_is_not_finite_changes_nothing(
 def test_rollouts_are_of_several_lengths_where_perception_rests_and_whole_where_it_learns(
     tmp_path: Path, ball_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    u = updater(tmp_path, rehearsals=30)
+    u = updater(tmp_path, rehearsals=30, consolidation_rehearsals=30)
     pages = album(u, ball_store)
     watched = batch()
     u.step(watched, lr_factor=1.0, beta=1.0)
@@ -186,7 +186,7 @@ def lost_by(u: Updater, monkeypatch: pytest.MonkeyPatch, sign: float) -> None:
 def test_weight_decay_of_dynamics_goes_where_unseen_clips_are_foretold_better(
     tmp_path: Path, ball_store: Path, monkeypatch: pytest.MonkeyPatch, sign: float, factor: float
 ) -> None:
-    u = updater(tmp_path, rehearsals=1, dynamics_decay_step=0.3)
+    u = updater(tmp_path, consolidation_rehearsals=1, dynamics_decay_step=0.3)
     pages, unseen = album(u, ball_store), album(u, ball_store, "validation")
     first = float(u.decay.value)
     lost_by(u, monkeypatch, sign)
@@ -205,7 +205,7 @@ def test_matrices_that_say_too_much_of_unseen_clips_decay_more_and_those_that_sa
     tmp_path: Path, ball_store: Path
 ) -> None:
     torch.manual_seed(0)
-    u = updater(tmp_path, rehearsals=4)
+    u = updater(tmp_path, consolidation_rehearsals=4)
     pages, unseen = album(u, ball_store), album(u, ball_store, "validation")
     for _ in range(15):
         u.consolidate(pages, lr_factor=1.0, beta=1.0)

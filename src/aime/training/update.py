@@ -199,7 +199,7 @@ class Updater:
             scalars[UNSEEN] = self._fit_decay(unseen, loss)
             scalars["dynamics_decay"] = self.decay.as_set
         bad = torch.zeros((), dtype=torch.bool, device=model.device)
-        bad = self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad)
+        bad = self._again(dynamics, dynamics_parameters(model), settings.consolidation_rehearsals, bad)
         bad = self._again(decoder, decoder_parameters(model), 1, bad)
         self.average.follow()
         self._guard.restore_if(bad)

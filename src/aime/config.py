@@ -268,8 +268,8 @@ class OptimizerConfig:
     """Clips in each of those."""
     consolidation: float = 0.35
     """Share of a run, its last part, in which perception rests: dynamics and prior learn from latents that no longer
-    change, and the decoder from what they guess. 0 for none, as without rehearsals; 1 for nothing else, which makes the
-    most of a --load-checkpoint whose perception is good."""
+    change, and the decoder from what they guess. 0 for none; 1 for nothing else, which makes the most of a
+    --load-checkpoint whose perception is good."""
     consolidation_rehearsals: int = 8
     """Updates of dynamics and prior in that part for each of the decoder."""
     consolidation_clips: int = 64
@@ -426,9 +426,8 @@ class TrainConfig:
 
     @property
     def consolidation(self) -> float:
-        """Share of the run, its last part, that is for consolidation: 0 for a peer, or where nothing is rehearsed."""
-        rehearses = self.world_model == "aime" and self.optimizer.rehearsals > 0
-        return self.optimizer.consolidation if rehearses else 0.0
+        """Share of the run, its last part, that is for consolidation: 0 for a peer."""
+        return self.optimizer.consolidation if self.world_model == "aime" else 0.0
 
     @property
     def run_path(self) -> Path:

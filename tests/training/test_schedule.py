@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from aime.config import LossConfig, OptimizerConfig
+from aime.config import LossConfig, OptimizerConfig, TrainConfig
+from aime.presets import preset_config
 from aime.training.schedule import FINAL_SHARE, beta_at, consolidates, lr_factor
 
 
@@ -30,6 +31,13 @@ def test_the_last_share_of_a_run_is_for_consolidation_with_a_fall_of_its_own() -
     assert by_time[700] == 1.0 and by_time[699] < 0.11 and by_time[900] == pytest.approx(FINAL_SHARE)
     assert consolidates(30, 0.2, 10**9, time_over=0.8) and not consolidates(30, 0.2, 10**9, time_over=0.79)
     assert not consolidates(1000, 0.0, 1000), "there is none without a share for it"
+
+
+def test_perception_rests_however_often_dynamics_rehearses_beside_it_and_a_peer_never_rests() -> None:
+    for rehearsals in (0, 3):
+        optimizer = OptimizerConfig(consolidation=0.2, rehearsals=rehearsals)
+        assert TrainConfig(optimizer=optimizer).consolidation == 0.2
+    assert preset_config("tiny", "rssm").consolidation == 0
 
 
 def test_a_limit_of_time_ends_the_schedule_too() -> None:

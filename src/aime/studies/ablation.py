@@ -100,7 +100,7 @@ class AblationConfig:
     def __post_init__(self) -> None:
         if not self.variants or len(set(self.variants)) < len(self.variants):
             raise ConfigError("variants must name at least one, and none of them twice")
-        if self.minutes <= 0:
+        if not self.minutes > 0:  # nan is not above zero either
             raise ConfigError(f"minutes must be above zero, got {self.minutes}")
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}")

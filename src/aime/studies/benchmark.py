@@ -85,7 +85,7 @@ class BenchmarkConfig:
                 raise ConfigError(f"{name} must name at least one, and none of them twice")
         for name in ("minutes", "learning_rate", "peer_learning_rate"):
             value: float | None = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # nan is not above zero either
                 raise ConfigError(f"{name} must be above zero, got {value}")
         if self.clips < 2:
             raise ConfigError(f"clips must be at least 2 (one has no other's actions to dream with), got {self.clips}")

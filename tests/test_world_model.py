@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -459,3 +461,15 @@ def test_bad_dreams_are_refused():
     ]:
         with pytest.raises(ShapeError, match=says):
             model.imagine(belief, actions)
+
+
+def test_beliefs_of_others_are_refused():
+    model, (frames, actions) = small_model().eval(), random_clip()
+    belief = model.observe(frames, actions)
+    with pytest.raises(ShapeError, match="holds 2 batch elements, but the observations are for 3"):
+        belief.step(*(x[:, 0] for x in random_clip(batch=3)))
+    other = small_model(latent_dim=5).eval()
+    for go_on in (lambda: other.observe(frames, actions, belief=belief), lambda: other.imagine(belief, actions)):
+        with pytest.raises(ShapeError, match="a model with other settings"):
+            go_on()
+    copy.deepcopy(model).imagine(belief, actions)  # as good as its own

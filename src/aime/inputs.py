@@ -98,7 +98,19 @@ def check_dream(config: ModelConfig, actions: Tensor, beliefs: int) -> None:
         ShapeError: their size, range or number does not fit, or there are none.
     """
     check_actions(config, actions)
-    if actions.shape[0] != beliefs:
-        raise ShapeError(f"the belief holds {beliefs} batch elements, but the actions are for {actions.shape[0]}")
+    check_count(beliefs, actions.shape[0], "actions")
     if actions.shape[1] == 0:
         raise ShapeError("a dream needs at least one action: its length is the number of actions")
+
+
+def check_count(beliefs: int, batch: int, of: str) -> None:
+    """Refuse what goes on from beliefs if it is for another number of batch elements.
+
+    Args:
+        of: what is for `batch` of them, in words.
+
+    Raises:
+        ShapeError: with both numbers.
+    """
+    if beliefs != batch:
+        raise ShapeError(f"the belief holds {beliefs} batch elements, but the {of} are for {batch}")

@@ -23,7 +23,7 @@ from aime.belief import DPGMMPrior, MixturePrior, Posterior
 from aime.config import LossConfig, ModelConfig
 from aime.dynamics import RecurrentCore, RecurrentState
 from aime.errors import ShapeError
-from aime.inputs import check_clip, check_dream, to_unit_frames
+from aime.inputs import check_clip, check_count, check_dream, to_unit_frames
 from aime.learning import TemporalPatchDiscriminator
 from aime.lesson import Lesson
 from aime.observation import ObservationNoise
@@ -145,13 +145,17 @@ class WorldModel(nn.Module):
             belief: go on from here; None starts afresh.
 
         Raises:
-            ShapeError: if a shape, dtype or range does not fit, or `belief` has dreamed.
+            ShapeError: if a shape, dtype or range does not fit, or `belief` has dreamed, holds another number of batch
+                elements or is of another model.
         """
         check_clip(self.config, observations, actions, is_first)
-        if belief is not None and belief.perceiver is None:
-            raise ShapeError(
-                "this belief has dreamed, so it has no frames to go on from; keep the belief from before the dream"
-            )
+        if belief is not None:
+            self._check_mine(belief)
+            check_count(len(belief), len(observations), "observations")
+            if belief.perceiver is None:
+                raise ShapeError(
+                    "this belief has dreamed, so it has no frames to go on from; keep the belief from before the dream"
+                )
         for start in range(0, observations.shape[1], OBSERVE_CHUNK):
             piece = slice(start, start + OBSERVE_CHUNK)
             first = None if is_first is None else is_first[:, piece]
@@ -179,8 +183,9 @@ class WorldModel(nn.Module):
             generator: source of the draws, to repeat a dream.
 
         Raises:
-            ShapeError: if the actions do not fit the model or the belief.
+            ShapeError: if the actions do not fit the model or the belief, or the belief is of another model.
         """
+        self._check_mine(belief)
         check_dream(self.config, actions, len(belief))
         if sample:
             steps = self.dream(belief, actions, lambda prior: prior.sample(generator=generator))
@@ -482,6 +487,13 @@ class WorldModel(nn.Module):
         """All parameters but the adversary's."""
         adversary = {id(p) for p in self.discriminator.parameters()}
         return (p for p in self.parameters() if id(p) not in adversary)
+
+    def _check_mine(self, belief: Belief) -> None:
+        """Refuse a belief of a model of other settings, whose numbers mean nothing here; a copy's is welcome."""
+        if belief.model.config != self.config:
+            raise ShapeError(
+                "this belief is of a model with other settings; watch the frames with the model that is to go on"
+            )
 
     def _output(self, watched: Watched) -> SequenceOutput:
         sights = watched.sights

@@ -127,5 +127,7 @@ def test_bad_input_gets_a_sentence(peer: RSSM) -> None:
         peer.imagine(belief, torch.zeros(3, 4, ACTIONS))
     with pytest.raises(AimeError, match="at least one action"):
         peer.imagine(belief, torch.zeros(2, 0, ACTIONS))
+    with pytest.raises(AimeError, match="holds 2 batch elements, but the observations are for 3"):
+        peer.observe(*random_clip(batch=3), belief=belief)
     with pytest.raises(AimeError):
         peer.observe(frames, actions[..., :2])

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aime.config import ModelConfig
-from aime.inputs import check_clip, check_dream, to_unit_frames
+from aime.inputs import check_clip, check_count, check_dream, to_unit_frames
 from aime.world_model import WorldModel
 
 GROUPS, CLASSES, UNIMIX = 32, 32, 0.01
@@ -131,6 +131,8 @@ class RSSM(nn.Module):
     ) -> PeerBelief:
         """Watch frames and the actions taken after them; as `WorldModel.observe`."""
         check_clip(self.config, observations, actions, is_first)
+        if belief is not None:
+            check_count(len(belief), len(observations), "observations")
         return self._watch(to_unit_frames(observations), actions, is_first, belief).belief
 
     @torch.no_grad()

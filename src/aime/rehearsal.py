@@ -32,6 +32,11 @@ WHOLE_HALF_QUARTER = (1, 2, 4)
 and in long rollouts it is a few steps of many; short ones cost less, too."""
 
 
+JUDGED_EVERY = 4
+"""So many frames apart are the expectations that are judged: a mixture costs more than the step to it, and neighbours
+tell much the same."""
+
+
 @dataclass(frozen=True)
 class Recollection:
     """Clips as they were watched, without their frames; no gradient reaches back to what watched them."""
@@ -76,8 +81,8 @@ def rehearse_dynamics(
     start = int(torch.randint(time - longest, ())) if longest else time - 1
     steps = min(longest, max(1, longest // parts[int(torch.randint(len(parts), ()))]))
     conditions = model.transition.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
-    # Every second expectation is judged: the mixtures cost more than the steps between them.
-    judged = torch.arange(int(torch.randint(min(2, start + 1 + steps), ())), start + 1 + steps, 2)
+    frames = start + 1 + steps
+    judged = torch.arange(int(torch.randint(min(JUDGED_EVERY, frames), ())), frames, JUDGED_EVERY)
     at = placed(judged, seen.mean)
     mean, log_var = seen.mean[:, at], seen.log_var[:, at]
     latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)

@@ -31,7 +31,6 @@ WHOLE_HALF_QUARTER = (1, 2, 4)
 """… or of several lengths, each as often as the next. What comes soon after closing one's eyes is where a dream begins,
 and in long rollouts it is a few steps of many; short ones cost less, too."""
 
-
 JUDGED_EVERY = 4
 """So many frames apart are the expectations that are judged: a mixture costs more than the step to it, and neighbours
 tell much the same."""
@@ -81,8 +80,8 @@ def rehearse_dynamics(
     start = int(torch.randint(time - longest, ())) if longest else time - 1
     steps = min(longest, max(1, longest // parts[int(torch.randint(len(parts), ()))]))
     conditions = model.transition.conditions(seen.mean, seen.context, seen.actions, seen.is_first, start, steps)
-    frames = start + 1 + steps
-    judged = torch.arange(int(torch.randint(min(JUDGED_EVERY, frames), ())), frames, JUDGED_EVERY)
+    count = start + 1 + steps
+    judged = torch.arange(int(torch.randint(min(JUDGED_EVERY, count), ())), count, JUDGED_EVERY)
     at = placed(judged, seen.mean)
     mean, log_var = seen.mean[:, at], seen.log_var[:, at]
     latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)

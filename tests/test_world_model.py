@@ -473,3 +473,5 @@ def test_beliefs_of_others_are_refused():
         with pytest.raises(ShapeError, match="a model with other settings"):
             go_on()
     copy.deepcopy(model).imagine(belief, actions)  # as good as its own
+    with pytest.raises(ShapeError, match="0 times or more, not -1"):
+        belief.repeat(-1)

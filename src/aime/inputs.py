@@ -114,3 +114,13 @@ def check_count(beliefs: int, batch: int, of: str) -> None:
     """
     if beliefs != batch:
         raise ShapeError(f"the belief holds {beliefs} batch elements, but the {of} are for {batch}")
+
+
+def check_repeats(n: int) -> None:
+    """Refuse to repeat a belief less than no times.
+
+    Raises:
+        ShapeError: with the number.
+    """
+    if n < 0:
+        raise ShapeError(f"a belief can be repeated 0 times or more, not {n}")

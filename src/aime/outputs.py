@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aime.belief import MixturePrior
 from aime.dynamics import RecurrentState
+from aime.inputs import check_repeats
 from aime.perception import PerceiverCache, PerceiverOutput
 
 if TYPE_CHECKING:
@@ -67,7 +68,12 @@ class Belief:
         return self._map(lambda x: x.index_select(0, index), lambda x: x.index_select(1, index), index)
 
     def repeat(self, n: int) -> Belief:
-        """Each batch element n times in a row: n futures can be dreamed from each."""
+        """Each batch element n times in a row: n futures can be dreamed from each.
+
+        Raises:
+            ShapeError: n is below zero.
+        """
+        check_repeats(n)
         index = torch.arange(len(self), device=self.hidden.device).repeat_interleave(n)
         return self[index]
 

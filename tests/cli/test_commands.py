@@ -178,6 +178,16 @@ def test_a_folder_that_is_no_checkpoint(aime: Aime, tmp_path: Path) -> None:
 
 def test_a_file_where_a_folder_should_be_is_left_alone(aime: Aime, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
-    for argv in (["train", "--data-dir", "notes"], ["train", "--run-dir", "notes"], ["collect", "--out", "notes"]):
-        complains(aime(*argv, *(["--max-steps", "1"] if argv[0] == "train" else [])), "notes", "is a file")
+    for argv in (
+        ["train", "--data-dir", "notes", "--max-steps", "1"],
+        ["train", "--run-dir", "notes", "--max-steps", "1"],
+        ["collect", "--out", "notes"],
+        ["ablate", "--out", "notes/ablation"],
+        ["benchmark", "--out", "notes"],
+        ["bench", "--out", "notes/bench.json"],
+        *([command, "cartpole-swingup", "--out", "notes"] for command in ("evaluate", "imagine", "inspect")),
+    ):
+        complains(aime(*argv), "notes", "is a file")
+    complains(aime("bench", "--out", tmp_path), "is a folder")
     assert (tmp_path / "notes").read_text() == "mine"
+    assert not (tmp_path / "data").exists()  # nothing was collected before it was found out

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 
 from aime.bench.config import BenchConfig
 from aime.commands.flags import parse
+from aime.places import require_file
 
 
 def run(argv: Sequence[str]) -> int:
     """The command."""
     config = parse(BenchConfig, argv, prog="aime bench")
+    if config.out is not None:
+        require_file(config.out)
 
     from aime.bench.run import measure
 

@@ -18,6 +18,7 @@ from tyro.conf import Positional, arg
 from aime.commands.flags import parse
 from aime.config import Device
 from aime.errors import ConfigError, DataError
+from aime.places import require_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +74,8 @@ def run(argv: Sequence[str]) -> int:
     from aime.pictures import draw_dream_video, draw_strip
 
     subject = open_subject(flags.run, data_dir=flags.data_dir, device=flags.device)
+    folder = flags.out or subject.folder / "pictures"
+    require_folder(folder)
     model, context = subject.model, flags.context_frames
     really = flags.actions == "data"
     length = context + flags.frames if really else context
@@ -96,7 +99,6 @@ def run(argv: Sequence[str]) -> int:
     else:  # nobody knows what would really have followed: the dreams stand alone, each behind what was watched
         watched = frames[0].float() / 255
         panels = {name: torch.cat([watched, dream]) for name, dream in zip(names, dreams, strict=True)}
-    folder = flags.out or subject.folder / "pictures"
     stem = f"imagine-{Path(flags.actions).stem}"
     strip = folder / f"{stem}.png"
     draw_strip(panels, strip, context_frames=context, title=subject.title, columns=flags.columns)

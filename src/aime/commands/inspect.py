@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 from aime.commands.flags import parse
 from aime.config import Device
 from aime.errors import ConfigError
+from aime.places import require_folder
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ def run(argv: Sequence[str]) -> int:
     from aime.pictures import plot_metrics, write_run_pictures
 
     subject = open_subject(flags.run, data_dir=flags.data_dir, device=flags.device)
-    clip = subject.clip(flags.split, flags.clip, flags.frames, advice="give fewer --frames")
     folder = flags.out or subject.folder / "pictures"
+    require_folder(folder)
+    clip = subject.clip(flags.split, flags.clip, flags.frames, advice="give fewer --frames")
     written = write_run_pictures(subject.model, **clip, folder=folder, context_frames=flags.context_frames)
     if (subject.folder / "metrics.jsonl").is_file():
         written += plot_metrics(subject.folder, folder)

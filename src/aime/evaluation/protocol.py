@@ -45,6 +45,7 @@ from aime.evaluation.showcase import write_showcase
 from aime.evaluation.states import StateColumns
 from aime.inputs import to_unit_frames
 from aime.observation import moving_pixels
+from aime.places import require_folder
 
 HEALTH_CLIPS = 32
 """Clips that the health of the pillars is read on."""
@@ -74,11 +75,13 @@ def evaluate(
         console: where progress is shown, if it is a terminal.
 
     Raises:
-        ConfigError: if no episode is long enough, with what would fit.
+        ConfigError: if no episode is long enough, with what would fit; or `out_dir` cannot be written into.
         DataError: if a split is empty or has too few clips.
     """
     config = config or EvaluationConfig()
     config.check_fits(store)
+    if out_dir is not None:
+        require_folder(Path(out_dir))
     clips = load_clips(store, config.split, config.length, config.clips, config.seed, ("states", "segmentation"))
     device = device_of(model)
     was_training = getattr(model, "training", False)

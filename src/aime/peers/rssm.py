@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aime.config import ModelConfig
-from aime.inputs import check_clip, check_count, check_dream, to_unit_frames
+from aime.inputs import check_clip, check_count, check_dream, check_repeats, to_unit_frames
 from aime.world_model import WorldModel
 
 GROUPS, CLASSES, UNIMIX = 32, 32, 0.01
@@ -47,6 +47,7 @@ class PeerBelief:
 
     def repeat(self, times: int) -> PeerBelief:
         """Every element `times` over, neighbours alike."""
+        check_repeats(times)
         return PeerBelief(*(x.repeat_interleave(times, dim=0) for x in (self.hidden, self.latents, self.action)))
 
 

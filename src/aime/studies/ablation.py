@@ -23,6 +23,7 @@ from aime.evaluation import EvaluationConfig
 from aime.evaluation.bootstrap import Curve, summarise
 from aime.evaluation.report import number
 from aime.evaluation.scores import Scores
+from aime.places import require_folder
 from aime.presets import preset_config
 from aime.studies import table
 from aime.studies.benchmark import CHECKPOINT_EVERY
@@ -144,6 +145,7 @@ def ablate(
     Returns:
         The report, which is written into `config.out` after every run, with the runs that are finished by then.
     """
+    require_folder(config.out)
     protocol = protocol or config.protocol
     stores = prepare([config.env], config.data_dir, recipe)
     results: list[Result] = []

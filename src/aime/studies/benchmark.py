@@ -18,6 +18,7 @@ from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.evaluation import EvaluationConfig
 from aime.evaluation.bootstrap import summarise
+from aime.places import require_folder
 from aime.presets import preset_config
 from aime.studies import table
 from aime.studies.recipe import RECIPE, Recipe, describe, prepare
@@ -137,6 +138,7 @@ def benchmark(
     Returns:
         The report, which is written into `config.out` after every run, with the runs that are finished by then.
     """
+    require_folder(config.out)
     protocol, plan = protocol or config.protocol, config.plan()
     stores = prepare(config.tasks, config.data_dir, recipe)
     results: list[Result] = []

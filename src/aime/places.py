@@ -1,0 +1,34 @@
+"""Where results are to go, looked at before the work: what cannot be written in the end is refused at the start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from aime.errors import ConfigError
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse a folder for results that is not one, or could not be made or written into. Nothing is made yet.
+
+    Raises:
+        ConfigError: with the file in its place or on the way there, or the folder that may not be written into.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        raise ConfigError(f"{nearest} is a file, but a folder is wanted there; move it, or name another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"{nearest} may not be written into; change its permissions, or name another place")
+
+
+def require_file(path: Path) -> None:
+    """Refuse a file for results that is a folder, or lies in a place where none could be written.
+
+    Raises:
+        ConfigError: with what is in the way.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, but a file is wanted there; name a file inside it")
+    require_folder(path.parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ConfigError(f"{path} may not be written; change its permissions, or name another place")

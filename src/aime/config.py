@@ -274,6 +274,9 @@ class OptimizerConfig:
     """Updates of dynamics and prior in that part for each of the decoder."""
     consolidation_clips: int = 64
     """Clips in each rehearsal of that part: what is left to learn there is less than the noise of a few clips."""
+    consolidation_precision: Precision = "auto"
+    """Precision of those rehearsals, whose recurrence may be faster in bf16 where the rest of a run is not. auto is as
+    --precision where that is given, else measured where that comes to float32 on a CPU."""
     n_critic: int = 1
     """Discriminator updates per update of the model, at most."""
     critic_limit: float = 0.8
@@ -451,6 +454,7 @@ AIMES_ALONE: dict[str, tuple[str, ...]] = {
         "consolidation",
         "consolidation_rehearsals",
         "consolidation_clips",
+        "consolidation_precision",
     ),
 }
 """The settings that a peer does not have, by group."""

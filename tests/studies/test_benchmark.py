@@ -157,14 +157,16 @@ def test_what_is_not_the_planned_run_is_refused_before_anything_is_trained(
 def test_all_runs_have_one_precision_whatever_a_second_measurement_would_say(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aime.studies import runs
+    from aime.training import device
 
-    measured = iter(["float32"])
-    monkeypatch.setattr(runs, "resolve_precision", lambda *_: next(measured))  # fails when it is asked again
+    measured = iter([0.5, 5.0])  # then it fails when it is asked again
+    monkeypatch.setattr(device, "cpu_bf16_gain", lambda _: next(measured))
     make(config(data, models=("rssm",)))
+    make(config(data))  # in what AIME rests has to be found out now
     make(config(data))
     written = json.loads((config(data).out / "benchmark.json").read_text())
-    assert [(run["model"], run["precision"]) for run in written["runs"]] == [("aime", "float32"), ("rssm", "float32")]
+    precisions = ((run["model"], run["precision"], run["consolidation_precision"]) for run in written["runs"])
+    assert list(precisions) == [("aime", "float32", "bf16"), ("rssm", "float32", "auto")]
 
 
 def test_a_run_on_other_data_is_refused(data: Path, nothing_more_is_made: Forbid) -> None:

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from aime.config import replace
 from aime.presets import preset_config
 from aime.training import device
-from aime.training.device import autocast, cpu_bf16_gain, resolve_device, resolve_precision
+from aime.training.device import (
+    autocast,
+    cpu_bf16_gain,
+    cpu_bf16_recurrent_gain,
+    resolve_device,
+    resolve_precision,
+    resolve_precisions,
+)
 from aime.training.random_state import random_state, restore_random_state, seed_everything
 
 CPU = torch.device("cpu")
@@ -41,9 +49,42 @@ def test_auto_takes_bf16_on_a_cpu_where_it_is_faster(
     assert resolve_precision("auto", CPU, TINY) == expected
 
 
-def test_the_measurement_answers_and_leaves_the_random_state_alone() -> None:
+@pytest.mark.parametrize(
+    ("asked", "gains", "expected"),
+    [
+        (("auto", "auto"), (0.9, 1.6), ("float32", "bf16")),
+        (("auto", "auto"), (0.9, 1.02), ("float32", "float32")),
+        (("auto", "auto"), (1.6, None), ("bf16", "bf16")),
+        (("auto", "float32"), (1.6, None), ("bf16", "float32")),
+        (("float32", "auto"), (None, None), ("float32", "float32")),  # whoever asks for float32 is given nothing else
+        (("bf16", "auto"), (None, None), ("bf16", "bf16")),
+        (("float32", "bf16"), (None, None), ("float32", "bf16")),
+    ],
+)
+def test_rest_has_a_precision_of_its_own_where_that_is_measured_and_faster(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: tuple[str, str],
+    gains: tuple[float | None, float | None],
+    expected: tuple[str, str],
+) -> None:
+    for name, gain in zip(("cpu_bf16_gain", "cpu_bf16_recurrent_gain"), gains, strict=True):
+        monkeypatch.setattr(device, name, lambda *_, gain=gain: pytest.fail("measured") if gain is None else gain)
+    config = preset_config("tiny")
+    config = replace(config, precision=asked[0], optimizer=replace(config.optimizer, consolidation_precision=asked[1]))
+    settled = resolve_precisions(config, CPU)
+    assert (settled.precision, settled.optimizer.consolidation_precision) == expected
+    assert resolve_precisions(settled, CPU) == settled
+
+
+def test_a_peer_has_no_rest_whose_precision_could_be_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "cpu_bf16_gain", lambda _: 0.9)
+    assert resolve_precisions(preset_config("tiny", "rssm"), CPU).optimizer.consolidation_precision == "auto"
+
+
+def test_the_measurements_answer_and_leave_the_random_state_alone() -> None:
     before = torch.get_rng_state()
     assert 0 < cpu_bf16_gain(TINY, rounds=1) < 1000
+    assert 0 < cpu_bf16_recurrent_gain(64, 8, rounds=1) < 1000
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -71,7 +71,7 @@ def test_the_count_goes_on_after_a_resume() -> None:
 
 def test_the_diagnosis_says_what_where_what_is_safe_and_what_to_try() -> None:
     error = NotFinite({"perceiver_loss": 20}, {"commitment": 20})
-    losses = diagnosis(error, 57, "runs/x/checkpoints/step-00000030", precision="bf16")
+    losses = diagnosis(error, 57, "runs/x/checkpoints/step-00000030", bf16_by="--precision")
     assert isinstance(losses, TrainingError)
     for words in (
         "step 57",
@@ -81,7 +81,7 @@ def test_the_diagnosis_says_what_where_what_is_safe_and_what_to_try() -> None:
         "--learning-rate",
     ):
         assert words in str(losses)
-    gradients = str(diagnosis(NotFinite({"gradient of attention_loss": 20}), 57, None, precision="float32"))
+    gradients = str(diagnosis(NotFinite({"gradient of attention_loss": 20}), 57, None, bf16_by=None))
     for words in ("the losses were finite", "gradient of attention_loss", "no checkpoint was written"):
         assert words in gradients
     assert "--precision" not in gradients

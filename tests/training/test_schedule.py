@@ -6,7 +6,7 @@ import pytest
 
 from aime.config import LossConfig, OptimizerConfig, TrainConfig
 from aime.presets import preset_config
-from aime.training.schedule import FINAL_SHARE, beta_at, consolidates, lr_factor
+from aime.training.schedule import FINAL_SHARE, REST_FROM, REST_TO, beta_at, consolidates, lr_factor
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_a_tenth() -> None:
@@ -25,10 +25,10 @@ def test_the_last_share_of_a_run_is_for_consolidation_with_a_fall_of_its_own() -
     factors = [lr_factor(step, config, 1000, consolidation=0.2) for step in range(1001)]
     assert [step for step in range(1001) if consolidates(step, 0.2, 1000)] == list(range(800, 1001))
     assert all(a > b for a, b in pairwise(factors[20:800])) and factors[799] == pytest.approx(FINAL_SHARE, abs=1e-4)
-    assert factors[800] == 1.0 and all(a > b for a, b in pairwise(factors[800:]))
-    assert factors[1000] == pytest.approx(FINAL_SHARE)
+    assert factors[800] == REST_FROM and all(a > b for a, b in pairwise(factors[800:]))
+    assert factors[1000] == pytest.approx(REST_TO)
     by_time = [lr_factor(30, config, 10**9, time_over=0.001 * t, consolidation=0.2) for t in range(100, 1001)]
-    assert by_time[700] == 1.0 and by_time[699] < 0.11 and by_time[900] == pytest.approx(FINAL_SHARE)
+    assert by_time[700] == REST_FROM and by_time[699] < 0.11 and by_time[900] == pytest.approx(REST_TO)
     assert consolidates(30, 0.2, 10**9, time_over=0.8) and not consolidates(30, 0.2, 10**9, time_over=0.79)
     assert not consolidates(1000, 0.0, 1000), "there is none without a share for it"
 

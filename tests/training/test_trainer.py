@@ -389,14 +389,30 @@ def test_old_checkpoints_go(settings: Settings) -> None:
     assert [p.name for p in sorted((config.run_path / "checkpoints").iterdir())] == ["step-00000003", "step-00000004"]
 
 
-def test_precision_is_resolved_once_and_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = iter([5.0])
+def test_precisions_are_resolved_once_and_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([0.5, 5.0])
     monkeypatch.setattr("aime.training.device.cpu_bf16_gain", lambda _: next(measured))
+    monkeypatch.setattr("aime.training.device.cpu_bf16_recurrent_gain", lambda *_: next(measured))
     config = settings(precision="auto", max_steps=1)
+    for steps in (1, 2):  # a second measurement would find the iterator empty
+        train(replace(config, max_steps=steps))
+        there = read_config(config.run_path / "config.yaml")
+        assert (there.precision, there.optimizer.consolidation_precision) == ("float32", "bf16")
+
+
+def test_a_run_of_before_rests_in_the_precision_it_was_begun_in(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(max_steps=1)
     train(config)
-    assert read_config(config.run_path / "config.yaml").precision == "bf16"
-    train(replace(config, max_steps=2))  # a second measurement would find the iterator empty
-    assert read_config(config.run_path / "config.yaml").precision == "bf16"
+    path = config.run_path / "config.yaml"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "consolidation_precision" not in line) + "\n")
+    monkeypatch.setattr("aime.training.device.cpu_bf16_recurrent_gain", lambda *_: pytest.fail("measured"))
+    train(replace(config, max_steps=2, precision="auto"))
+    assert read_config(path).optimizer.consolidation_precision == "float32"
+    with pytest.raises(ConfigError, match="consolidation_precision is float32 there, bf16 here"):
+        train(replace(config, optimizer=replace(config.optimizer, consolidation_precision="bf16")))
 
 
 def test_a_trained_model_loads_from_its_run_and_from_its_checkpoint(uninterrupted: Path) -> None:

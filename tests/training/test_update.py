@@ -127,6 +127,36 @@ def test_while_perception_rests_dynamics_prior_and_decoder_learn_and_nothing_els
     assert still == []
 
 
+def test_at_rest_dynamics_alone_has_a_precision_of_its_own(
+    tmp_path: Path, ball_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aime.training import update
+
+    u = updater(tmp_path, consolidation_precision="bf16", rehearsals=1)
+    pages = album(u, ball_store)
+    bf16: dict[str, set[bool]] = {}
+
+    def noted(name: str) -> Callable[..., Any]:
+        rehearse = getattr(update, name)
+
+        def noting(*args: Any) -> Any:
+            bf16.setdefault(name, set()).add(torch.is_autocast_enabled("cpu"))
+            return rehearse(*args)
+
+        return noting
+
+    for name in ("rehearse_dynamics", "rehearse_decoder"):
+        monkeypatch.setattr(update, name, noted(name))
+    outcome = u.consolidate(pages, album(u, ball_store, "validation"), lr_factor=1.0, beta=1.0)
+    assert bf16 == {"rehearse_dynamics": {True}, "rehearse_decoder": {False}}
+    assert not outcome.skipped and all(
+        value.dtype == torch.float32 for value in everything(u).values() if value.is_floating_point()
+    )
+    bf16.clear()
+    u.step(batch(), lr_factor=1.0, beta=1.0)
+    assert bf16 == {"rehearse_dynamics": {False}}
+
+
 def test_a_rehearsal_that_is_not_finite_changes_nothing(
     tmp_path: Path, ball_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

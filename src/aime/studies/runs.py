@@ -19,7 +19,7 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from aime.config import Precision, TrainConfig
+from aime.config import TrainConfig
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError
 from aime.evaluation import EvaluationConfig, evaluate
@@ -28,7 +28,7 @@ from aime.evaluation.report import CLIP_SCORES, DEFINITIONS, REPORT, read_clip_s
 from aime.evaluation.scores import Scores
 from aime.training.checkpoint import Checkpoint, load_checkpoint
 from aime.training.config_file import differences
-from aime.training.device import resolve_device, resolve_precision
+from aime.training.device import resolve_device, resolve_precisions
 from aime.training.locate import load
 from aime.training.runs import CHANGEABLE, RunFolder, run_settings
 from aime.training.trainer import train
@@ -162,14 +162,22 @@ def complete(
 
 
 def _at_one_precision(plan: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The plan with ``auto`` replaced by one precision for all: that of the runs that have begun, else what it comes to
-    here. On a CPU that is measured, and a measurement for each run might give one model an advantage."""
-    begun = (run_settings(run.config.run_path) for run in plan)
-    precision: Precision | None = next((there.precision for there in begun if there is not None), None)
-    if precision is None:
-        first = plan[0].config
-        precision = resolve_precision("auto", resolve_device(first.device), first.model)
-    return [replace(run, config=replace(run.config, precision=precision)) for run in plan]
+    """The plan with ``auto`` replaced by one precision for all, and by one for all that rest: those of the runs that
+    have begun, else what they come to here. On a CPU that is measured, and a measurement for each run might give one
+    model an advantage."""
+    begun = [there for run in plan if (there := run_settings(run.config.run_path)) is not None]
+    ours = [config for config in (*begun, *(run.config for run in plan)) if config.world_model == "aime"]
+    first = ours[0] if ours else plan[0].config
+    settled = resolve_precisions(first, resolve_device(first.device))
+    precision = begun[0].precision if begun else settled.precision
+
+    def at_it(config: TrainConfig) -> TrainConfig:
+        optimizer = config.optimizer
+        if config.world_model == "aime":
+            optimizer = replace(optimizer, consolidation_precision=settled.optimizer.consolidation_precision)
+        return replace(config, precision=precision, optimizer=optimizer)
+
+    return [replace(run, config=at_it(run.config)) for run in plan]
 
 
 def _require_as_planned(run: PlannedRun, store: EpisodeStore) -> None:

@@ -129,6 +129,7 @@ def figures(result: Result) -> dict[str, Any]:
         "learning_rate": config.optimizer.learning_rate,
         "device": config.device,
         "precision": config.precision,
+        "consolidation_precision": config.optimizer.consolidation_precision,
         "scores": {p: {m: plain(result.curve(p, m)) for m in metrics} for p in predictors},
         "differences": {d: {m: plain(result.difference(d, m)) for m in metrics} for d in differences},
         "state_r2": result.headline("state_r2"),

@@ -126,14 +126,14 @@ class NotFinite(TrainingError):
         super().__init__(f"{MAX_SKIPPED} steps in a row were not finite: {', '.join(causes)}")
 
 
-def diagnosis(error: NotFinite, step: int, last_good: object, *, precision: str) -> TrainingError:
+def diagnosis(error: NotFinite, step: int, last_good: object, *, bf16_by: str | None) -> TrainingError:
     """What a person needs to know when a run stops: what went wrong where, what is safe, what to try.
 
     Args:
         error: what `SkippedSteps` raised.
         step: where the run stopped.
         last_good: the last checkpoint, or None.
-        precision: float32 or bf16.
+        bf16_by: the flag that decides about bf16 in such a step, where it was in bf16.
     """
     losses = [name for name in error.causes if not name.startswith("gradient")]
     what = (
@@ -144,8 +144,8 @@ def diagnosis(error: NotFinite, step: int, last_good: object, *, precision: str)
     if losses and error.parts:
         what += f"; among their parts: {', '.join(error.parts)}"
     remedies = ["a lower --learning-rate", "a lower --grad-clip", "a longer --warmup-epochs"]
-    if precision == "bf16":
-        remedies.insert(0, "--precision float32")
+    if bf16_by is not None:
+        remedies.insert(0, f"{bf16_by} float32")
     safe = f"the last good checkpoint is {last_good}" if last_good else "no checkpoint was written before"
     start = f" with --load-checkpoint {last_good}" if last_good else ""
     return TrainingError(

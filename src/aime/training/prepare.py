@@ -19,10 +19,9 @@ from aime.data.simulation import require_tasks
 from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError, DataError
 from aime.training.checkpoint import Checkpoint, require_same_model
-from aime.training.config_file import read_config
-from aime.training.device import resolve_precision
+from aime.training.device import resolve_precisions
 from aime.training.distributed import World, wait_for_all
-from aime.training.runs import RunFolder, require_same_run
+from aime.training.runs import RunFolder, require_same_run, run_settings
 
 log = logging.getLogger("aime")
 
@@ -38,13 +37,16 @@ def resolve_settings(
     Raises:
         ConfigError: the run was begun under settings that may not change.
     """
-    precision = config.precision
     if checkpoint is not None:
-        there = read_config(run.config) if run.config.is_file() else checkpoint.config
+        there = run_settings(run.path) or checkpoint.config
         require_same_run(run, there, config)
-        precision = there.precision if precision == "auto" else precision
+        if config.precision == "auto":
+            config = replace(config, precision=there.precision)
+        if config.optimizer.consolidation_precision == "auto":
+            rest = there.optimizer.consolidation_precision
+            config = replace(config, optimizer=replace(config.optimizer, consolidation_precision=rest))
     kind: Any = device.type
-    return replace(config, device=kind, precision=resolve_precision(precision, device, config.model))
+    return resolve_precisions(replace(config, device=kind), device)
 
 
 def open_episodes(config: TrainConfig, run: RunFolder, checkpoint: Checkpoint | None, world: World) -> EpisodeStore:

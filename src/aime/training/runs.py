@@ -1,7 +1,7 @@
 """A run's folder: what is where in it, which checkpoint is the newest, and whether given settings may continue it.
 
 runs/humanoid-walk/
-    config.yaml     the settings, as resolved (device, precision)
+    config.yaml     the settings, as resolved (device, precisions)
     run.json        AIME's version, the task, the data's fingerprint
     metrics.jsonl   one line for every --log-every steps
     checkpoints/    step-00000500/, …
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from aime import __version__
-from aime.config import TrainConfig
+from aime.config import TrainConfig, replace
 from aime.data.store import EpisodeStore
 from aime.errors import AimeError, CheckpointError, ConfigError, TrainingError
 from aime.training.checkpoint import STATE, is_whole, load_checkpoint
@@ -196,7 +196,13 @@ class RunFolder:
 def run_settings(run: Path) -> TrainConfig | None:
     """The settings of a run that is already there, None where there is none: what `aime train` continues with."""
     path = RunFolder(run).config
-    return read_config(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    there = read_config(path)
+    if there.world_model == "aime" and there.optimizer.consolidation_precision == "auto":
+        # It was begun before there was this setting, and rests in the precision in which it watches.
+        there = replace(there, optimizer=replace(there.optimizer, consolidation_precision=there.precision))
+    return there
 
 
 def require_same_run(run: RunFolder, old: TrainConfig, new: TrainConfig) -> None:
@@ -205,7 +211,11 @@ def require_same_run(run: RunFolder, old: TrainConfig, new: TrainConfig) -> None
     Raises:
         ConfigError: a setting outside `CHANGEABLE` differs.
     """
-    ignore = CHANGEABLE | ({"precision"} if new.precision == "auto" else set())
+    ignore = set(CHANGEABLE)
+    if new.precision == "auto":
+        ignore.add("precision")
+    if new.optimizer.consolidation_precision == "auto":
+        ignore.add("consolidation_precision")
     changed = differences(old, new, ignore=ignore)
     if changed:
         listed = "; ".join(f"{name} is {before} there, {after} here" for name, (before, after) in changed.items())

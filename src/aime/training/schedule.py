@@ -8,6 +8,10 @@ from aime.config import LossConfig, OptimizerConfig
 
 FINAL_SHARE = 0.1
 """Share of its peak at which the cosine schedule ends."""
+REST_FROM, REST_TO = 0.5, 0.005
+"""Shares of the peak between which that of consolidation falls. Dynamics is no longer after latents that move, so it
+can learn with more care; and nothing learns on from where it ends: the noise that the last steps leave is in every
+guess."""
 LONGEST_WARMUP = 0.1
 """Share of a run, of its steps or of its time, within which the rate has risen at the latest."""
 
@@ -28,20 +32,22 @@ def lr_factor(
     `time_over` is over.
 
     Where the last share of the run, `consolidation`, is for what learns with eyes closed, all of that is over when it
-    begins, and a second cosine (Loshchilov and Hutter, 2017, arXiv 1608.03983) falls from the peak to the run's end.
+    begins, and a second cosine (Loshchilov and Hutter, 2017, arXiv 1608.03983) falls from half of the peak to a
+    hundredth of that at the run's end.
     """
     warmup = min(config.lr_warmup_steps, int(LONGEST_WARMUP * max_steps))
     if step < warmup and time_over < LONGEST_WARMUP:
         return max((step + 1) / warmup, time_over / LONGEST_WARMUP)
     if config.lr_schedule == "constant":
         return 1.0
-    awake = 1 - consolidation
+    awake, first, last = 1 - consolidation, 1.0, FINAL_SHARE
     if consolidates(step, consolidation, max_steps, time_over):
+        first, last = REST_FROM, REST_TO
         done = (max(step / max_steps, time_over) - awake) / consolidation
     else:
         done = max((step - warmup) / max(1.0, awake * max_steps - warmup), time_over / awake)
     done = min(1.0, done)
-    return FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * done))
+    return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 def beta_at(epoch: float, loss: LossConfig, config: OptimizerConfig) -> float:

@@ -196,7 +196,11 @@ class Trainer:
             parts = {name: value for name, value in outcome.scalars.items() if name not in outcome.finite}
             self.skipped.see(outcome.finite | others, parts)
         except NotFinite as error:
-            raise diagnosis(error, self.step, self._newest, precision=self.config.precision) from error
+            resting = self.rest is not None and self.rest.since is not None
+            flag = "--consolidation-precision" if resting else "--precision"
+            used = self.config.optimizer.consolidation_precision if resting else self.config.precision
+            bf16_by = flag if used == "bf16" else None
+            raise diagnosis(error, self.step, self._newest, bf16_by=bf16_by) from error
         return outcome
 
     def write_log(self, outcome: Outcome, display: Display) -> None:

@@ -90,6 +90,8 @@ class Updater:
         self.model = model
         self.config = config
         self._precision = precision
+        rest = config.optimizer.consolidation_precision
+        self._rest_precision = precision if rest == "auto" else rest
         self._world = world or World()
         settings = config.optimizer
         self.balancer = GradientBalancer(model.objective_reach(), config.balancer)
@@ -199,8 +201,9 @@ class Updater:
             scalars[UNSEEN] = self._fit_decay(unseen, loss)
             scalars["dynamics_decay"] = self.decay.as_set
         bad = torch.zeros((), dtype=torch.bool, device=model.device)
-        bad = self._again(dynamics, dynamics_parameters(model), settings.consolidation_rehearsals, bad)
-        bad = self._again(decoder, decoder_parameters(model), 1, bad)
+        times, precision = settings.consolidation_rehearsals, self._rest_precision
+        bad = self._again(dynamics, dynamics_parameters(model), times, bad, precision)
+        bad = self._again(decoder, decoder_parameters(model), 1, bad, self._precision)
         self.average.follow()
         self._guard.restore_if(bad)
         broadcast_from_first(model.buffers(), self._world)
@@ -212,7 +215,7 @@ class Updater:
         """Move the weight decay of dynamics towards what foretells unseen clips better; their loss as it is."""
         for parameter in self.model.generator_parameters():
             parameter.grad = None
-        with autocast(self.model.device, self._precision):
+        with autocast(self.model.device, self._rest_precision):
             seen, _ = unseen.draw(self.config.optimizer.rehearsal_clips)
             objective = rehearse_dynamics(self.model, seen, loss, WHOLE_HALF_QUARTER)
         objective.backward(inputs=self._dynamics)  # type: ignore[no-untyped-call]
@@ -240,17 +243,20 @@ class Updater:
         def dynamics() -> Tensor:
             return rehearse_dynamics(model, memory.clips.draw(settings.rehearsal_clips), loss)
 
-        bad = self._again(perception, perception_parameters(model), settings.second_looks, bad)
-        self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad)
+        precision = self._precision
+        bad = self._again(perception, perception_parameters(model), settings.second_looks, bad, precision)
+        self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad, precision)
 
-    def _again(self, objective: Callable[[], Tensor], learners: list[nn.Parameter], times: int, bad: Tensor) -> Tensor:
+    def _again(
+        self, objective: Callable[[], Tensor], learners: list[nn.Parameter], times: int, bad: Tensor, precision: str
+    ) -> Tensor:
         """Updates of these parameters by one objective; what was `bad` before, or has become so."""
         for _ in range(times):
             if self._knows(bad):
                 break
             for parameter in self.model.generator_parameters():
                 parameter.grad = None
-            with autocast(self.model.device, self._precision):
+            with autocast(self.model.device, precision):
                 loss = objective()
             loss.backward(inputs=learners)  # type: ignore[no-untyped-call]
             average_gradients(learners, self._world)

@@ -22,13 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aime.config import Device, ModelSettings, Precision, TrainConfig, replace
+from aime.dynamics import RecurrentCore
 
 log = logging.getLogger("aime")
 
 BF16_GAIN = 1.4
 """How many times faster bf16 must measure on a CPU before `auto` takes it. What is measured holds little of what bf16
-is no help to: where it read 1.2 (`tiny`), a whole step was a tenth longer in bf16; where 1.6 (`base`), a
-quarter shorter."""
+is no help to: where it read 1.2 (`tiny`), a whole step was a tenth longer in bf16; where 1.6 (`base`), a quarter
+shorter."""
 BF16_RECURRENT_GAIN = 1.1
 """The same for rehearsals at rest: that recurrence, and what is as fast either way. Less is within the noise."""
 RECURRENCE = 16
@@ -100,12 +101,11 @@ def cpu_bf16_gain(model: ModelSettings, rounds: int = 3) -> float:
 
 
 def cpu_bf16_recurrent_gain(width: int, clips: int, rounds: int = 3) -> float:
-    """The same of an LSTM of some width, over a few frames of so many clips."""
-    generator = torch.Generator().manual_seed(0)
+    """The same of the core of dynamics, of some width, over a few frames of so many clips with closed eyes."""
     with torch.random.fork_rng(devices=[]):
-        lstm = torch.nn.LSTM(width, width, batch_first=True)
-    inputs = torch.randn(clips, RECURRENCE, width, generator=generator)
-    return _cpu_bf16_gain(lambda: lstm(inputs)[0].float().sum(), list(lstm.parameters()), rounds)
+        core = RecurrentCore(latent_dim=1, context_dim=1, action_dim=1, hidden_dim=width)
+    actions, start = torch.zeros(clips, RECURRENCE, 1), core.initial(clips)
+    return _cpu_bf16_gain(lambda: core.onward(actions, start)[0].float().sum(), list(core.lstm.parameters()), rounds)
 
 
 def _cpu_bf16_gain(work: Callable[[], Tensor], weights: Sequence[Tensor], rounds: int) -> float:

@@ -1,9 +1,8 @@
 """Every setting of AIME, once, with its default in sight.
 
 Each part of the system has one small dataclass; `TrainConfig` composes them, and the command line is made from it
-(flat flags: ``--latent-dim``, ``--learning-rate``, …). The defaults are the quickstart's, and the ``base``
-preset is made of them. What follows from another
-setting is derived in one place, as a property of the class that owns it.
+(flat flags: ``--latent-dim``, ``--learning-rate``, …). The defaults are the quickstart's, and the ``base`` preset is
+made of them. What follows from another setting is derived in one place, as a property of the class that owns it.
 """
 
 from __future__ import annotations
@@ -254,7 +253,8 @@ class OptimizerConfig:
     lr_warmup_steps: int = 100
     """Steps over which the learning rate rises from zero."""
     lr_schedule: Literal["cosine", "constant"] = "cosine"
-    """What the learning rate does after its warm-up, down to a tenth at max_steps for cosine."""
+    """What the learning rate does after its warm-up: for cosine it falls to a tenth when perception comes to rest (or
+    at max_steps), and then, for consolidation, from half its peak to a hundredth of that."""
     average_power: float = 15.0
     """A checkpoint's weights are an average of those of all steps t so far, weighed by t to this power: the larger, the
     younger (15: 6% of the training, in the mean). A very large one hands on the last weights."""

@@ -16,7 +16,8 @@ def require_folder(folder: Path) -> None:
     """
     nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
-        raise ConfigError(f"{nearest} is a file, but a folder is wanted there; move it, or name another place")
+        kind = "a link that leads nowhere" if nearest.is_symlink() and not nearest.exists() else "a file"
+        raise ConfigError(f"{nearest} is {kind}, but a folder is wanted there; move it, or name another place")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigError(f"{nearest} may not be written into; change its permissions, or name another place")
 

@@ -189,5 +189,7 @@ def test_a_file_where_a_folder_should_be_is_left_alone(aime: Aime, tmp_path: Pat
     ):
         complains(aime(*argv), "notes", "is a file")
     complains(aime("bench", "--out", tmp_path), "is a folder")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    complains(aime("benchmark", "--out", "dangling"), "dangling", "a link that leads nowhere")
     assert (tmp_path / "notes").read_text() == "mine"
     assert not (tmp_path / "data").exists()  # nothing was collected before it was found out

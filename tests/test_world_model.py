@@ -259,7 +259,9 @@ def test_latents_are_taught_at_no_smaller_sigma_than_the_floor():
     noise = ObservationNoise()
     noise.follow("frame", torch.tensor([0, 1]), torch.tensor([0.0004, 0.25]))
     torch.testing.assert_close(noise.log_sigma("frame").exp(), torch.tensor([0.02, 0.5]))
-    torch.testing.assert_close(noise.taught("frame", 0.2).exp(), torch.tensor([0.2, 0.5]))
+    # The frames of attention keep their place beside the others: each kind's errors weigh as much as the other's.
+    torch.testing.assert_close(noise.taught("frame", 0.2).exp(), torch.tensor([0.2, 5.0]))
+    torch.testing.assert_close(noise.taught("frame", 0.01).exp(), torch.tensor([0.02, 0.5]))
     model, clip = small_model().eval(), random_clip()
     model.noise.frame.fill_(0.0004)
 

@@ -1,4 +1,7 @@
-"""Where results are to go, looked at before the work: what cannot be written in the end is refused at the start."""
+"""Where results are to go, looked at before the work: what cannot be written in the end is refused at the start.
+
+And how places are called in what is given away.
+"""
 
 from __future__ import annotations
 
@@ -33,3 +36,9 @@ def require_file(path: Path) -> None:
     require_folder(path.parent)
     if path.exists() and not os.access(path, os.W_OK):
         raise ConfigError(f"{path} may not be written; change its permissions, or name another place")
+
+
+def from_home(path: Path) -> str:
+    """A path with ~ for the home folder, for what is written into reports: those are given away."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)

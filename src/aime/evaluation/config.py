@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aime.data.store import EpisodeStore
 from aime.errors import ConfigError
 from aime.evaluation.clips import count_clips, longest_episode
+from aime.evaluation.fvd import SHORTEST
 from aime.observation import MOTION_THRESHOLD
 
 log = logging.getLogger("aime")
@@ -39,15 +40,20 @@ class EvaluationConfig:
     """Bootstrap resamples behind each interval."""
     motion_threshold: float = MOTION_THRESHOLD
     """Change since the last frame watched, of 1, above which a pixel counts as moving."""
+    fvd: bool = False
+    """Measure the Fréchet video distance, too: minutes on a GPU, half an hour on a CPU. It needs I3D on the machine, as
+    i3d_torchscript.pt where torch.hub keeps its checkpoints; nothing is downloaded."""
 
     def __post_init__(self) -> None:
         least = {"samples": 0, "readout_clips": 0, "seed": 0}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int) and value < least.get(field.name, 1):
+            if field.type == "int" and value < least.get(field.name, 1):
                 raise ConfigError(f"{field.name} must be at least {least.get(field.name, 1)}, not {value}")
         if not 0.0 <= self.motion_threshold < 1.0:
             raise ConfigError(f"motion_threshold must be in [0, 1), not {self.motion_threshold}")
+        if self.fvd and self.horizon < SHORTEST:
+            raise ConfigError(f"fvd is of videos of {SHORTEST} frames at least, so horizon {self.horizon} is too short")
 
     @property
     def length(self) -> int:

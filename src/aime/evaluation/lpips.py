@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aime.places import from_home
+
 _EPSILON = 1e-8
 
 
@@ -68,7 +70,7 @@ def find_lpips(folder: Path | None = None) -> tuple[LPIPS | None, str]:
     folder = folder or Path(torch.hub.get_dir()) / "checkpoints"
     backbones = sorted(folder.glob("alexnet-owt-*.pth"))
     if not backbones:
-        return None, f"AlexNet's weights (alexnet-owt-*.pth) are not in {_from_home(folder)}, and nothing is downloaded"
+        return None, f"AlexNet's weights (alexnet-owt-*.pth) are not in {from_home(folder)}, and nothing is downloaded"
     found = importlib.util.find_spec("torchmetrics")
     heads = Path(found.origin or "").parent / "functional/image/lpips_models/alex.pth" if found else Path()
     if not heads.is_file():
@@ -81,14 +83,8 @@ def find_lpips(folder: Path | None = None) -> tuple[LPIPS | None, str]:
     for index, layer in enumerate((0, 3, 6, 8, 10)):
         for part in ("weight", "bias"):
             if (key := f"features.{layer}.{part}") not in backbone:
-                return None, f"{_from_home(backbones[0])} is not AlexNet: it has no {key}"
+                return None, f"{from_home(backbones[0])} is not AlexNet: it has no {key}"
             weights[f"convolutions.{index}.{part}"] = backbone[key]
         weights[f"heads.{index}"] = linear[f"lin{index}.model.1.weight"].flatten()
     lpips.load_state_dict(weights | {"shift": lpips.shift, "scale": lpips.scale})
     return lpips.eval().requires_grad_(False), "measured"
-
-
-def _from_home(path: Path) -> str:
-    """A path with ~ for the home folder: the reason goes into reports, which are given away."""
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)

@@ -34,6 +34,7 @@ from aime.evaluation.clips import (
     somebody_elses,
 )
 from aime.evaluation.config import EvaluationConfig
+from aime.evaluation.fvd import find_video_network, frechet_distance, video_features
 from aime.evaluation.health import check_health, read_health
 from aime.evaluation.lpips import LPIPS, find_lpips
 from aime.evaluation.models import Dreamer, as_if_seen, belief_features, device_of, nll_bound
@@ -75,7 +76,8 @@ def evaluate(
         console: where progress is shown, if it is a terminal.
 
     Raises:
-        ConfigError: if no episode is long enough, with what would fit; or `out_dir` cannot be written into.
+        ConfigError: if no episode is long enough, with what would fit; `out_dir` cannot be written into; or FVD is
+            asked for and its network is not on the machine.
         DataError: if a split is empty or has too few clips.
     """
     config = config or EvaluationConfig()
@@ -111,6 +113,8 @@ class _Batch:
     calibration: CalibrationTerms | None
     dreamed: Tensor | None
     watched: Tensor | None
+    videos: dict[str, Float[Tensor, "clips features"]]
+    """Features of the true frames (`truth`) and of predictions, for FVD; empty where it is not asked for."""
 
 
 @dataclass
@@ -141,6 +145,7 @@ class _Run:
         self.lpips: LPIPS | None = lpips.to(device) if lpips is not None else None
         if lpips is None:
             self.not_measured["lpips"] = why
+        self.video_network = find_video_network(device) if config.fvd else None
         if not self.watches:
             self.not_measured["ceiling"] = "the model has no forward_sequence"
 
@@ -168,6 +173,7 @@ class _Run:
             calibration=self._calibration(),
             readout=self._readout(),
             likelihood=self._likelihood(),
+            fvd=self._fvd(),
             health=self._health(),
             not_measured=self.not_measured,
             clip_scores=self.scores,
@@ -210,25 +216,44 @@ class _Run:
             )
             scores["shuffled"] = score(shuffled.observations, perceptual=False)
         counter = CalibrationCounter(truth, moving)
+        videos = {"truth": truth, "dream": dream.observations}
         sampled = []
         for sample in range(config.samples):
             generator = _generator(self.device, config.seed, index, sample)
             draw = self.model.imagine(belief, ahead, sample=True, generator=generator)
             sampled.append(score(draw.observations, perceptual=False))
             counter.add(draw.observations.float())
+            videos.setdefault("sample", draw.observations)
         if sampled:
             scores |= of_samples(sampled) | {"sample_mean": score(counter.mean(), perceptual=False)}
         features = None
         if self.watches:
             output = self.model.forward_sequence(clips.observations, clips.actions, clips.is_first)
             scores["ceiling"] = score(output.reconstructions[:, context:])
+            videos["ceiling"] = output.reconstructions[:, context:]
             features = belief_features(output)
         return _Batch(
             scores=scores,
             calibration=counter.terms() if config.samples >= 2 else None,
             dreamed=_on_cpu(belief_features(as_if_seen(self.model, belief, dream, ahead))),
             watched=None if features is None else _on_cpu(features[:, context:]),
+            videos=self._video_features(videos),
         )
+
+    def _video_features(self, videos: dict[str, Tensor]) -> dict[str, Tensor]:
+        network = self.video_network
+        return {} if network is None else {name: video_features(network, video) for name, video in videos.items()}
+
+    def _fvd(self) -> dict[str, float]:
+        """Of each prediction to the truth: of the best guesses, of one draw for each clip, of the reconstructions."""
+        if self.video_network is None:
+            return {}
+        if len(self.clips) < 2:
+            self.not_measured["fvd"] = "one clip alone has no distribution"
+            return {}
+        sets = {name: torch.cat([part.videos[name] for part in self.parts]) for name in self.parts[0].videos}
+        truth = sets.pop("truth")
+        return {name: frechet_distance(found, truth) for name, found in sets.items()}
 
     def _calibration(self) -> Calibration | None:
         terms = [part.calibration for part in self.parts if part.calibration is not None]

@@ -66,6 +66,9 @@ class Evaluation:
     calibration: Calibration | None
     readout: StateReadout | None
     likelihood: Likelihood | None
+    fvd: dict[str, float]
+    """Fréchet video distance of predictors to the truth; empty where it was not asked for. It falls with the number of
+    clips, so only figures of equally many compare."""
     health: list[Check]
     not_measured: dict[str, str]
     """What was not measured, and why."""
@@ -88,6 +91,8 @@ class Evaluation:
             figures["spread_to_error"] = self.calibration.spread_to_error.average
         if self.likelihood is not None:
             figures["nll_nats_per_dimension"] = self.likelihood.nats_per_dimension.average
+        if self.fvd:
+            figures["fvd"] = self.fvd["dream"]
         return figures
 
     def to_json(self) -> dict[str, Any]:
@@ -104,6 +109,7 @@ class Evaluation:
             "readout": _plain(self.readout),
             "likelihood": _plain(self.likelihood),
             "calibration": _plain(self.calibration),
+            "fvd": self.fvd,
             "health": _plain(self.health),
             "not_measured": self.not_measured,
         }
@@ -197,6 +203,11 @@ class Evaluation:
             pairs = zip(self.calibration.levels, self.calibration.coverage, strict=True)
             inside = ", ".join(f"{curve.average:.0%} in the {level:.0%} interval" for level, curve in pairs)
             lines.append(f"calibration on moving pixels: {inside}")
+        if self.fvd:
+            found = ", ".join(f"{PREDICTORS[name]} {number(value, 1)}" for name, value in self.fvd.items())
+            lines.append(
+                f"FVD of {self.data['clips']} clips of {self.config.horizon} frames (lower is better): {found}"
+            )
         return lines
 
 

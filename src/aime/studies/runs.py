@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +244,9 @@ def _is_evaluation_of(folder: Path, step: int, fingerprint: str, protocol: Evalu
         return False
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        there = (found.get("definitions"), found["model"]["step"], found["data"]["fingerprint"], found["config"])
-    except (ValueError, KeyError) as error:
+        asked = EvaluationConfig(**found["config"])  # a setting that came later is at its default
+        there = (found.get("definitions"), found["model"]["step"], found["data"]["fingerprint"], asked)
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
         log.warning("%s cannot be read (%r), so this is evaluated anew", path, error)
         return False
-    return there == (DEFINITIONS, step, fingerprint, asdict(protocol))
+    return there == (DEFINITIONS, step, fingerprint, protocol)

@@ -71,6 +71,31 @@ def test_what_is_trained_is_reported_and_not_trained_again(
     assert ablate(config, recipe=RECIPE, protocol=PROTOCOL).text == report.text
 
 
+def test_runs_of_as_many_steps_have_the_same_figures_whenever_they_are_made(data: Path) -> None:
+    def figures(out: str) -> list[Any]:
+        config = AblationConfig(
+            **{
+                "env": TASK,
+                "variants": ("no-precision",),
+                "seeds": 1,
+                "data_dir": data,
+                "device": "cpu",
+                "precision": "float32",
+            },
+            steps=2,
+            out=data.parent / out,
+        )
+        report = ablate(config, recipe=RECIPE, protocol=PROTOCOL)
+        assert "2 steps a run" in report.text
+        content = json.loads((config.out / "ablation.json").read_text())
+        assert [run["steps"] for run in content["runs"]] == [2, 2]
+        its_own = ("training_seconds", "frames_per_second", "run")
+        runs = [{name: value for name, value in run.items() if name not in its_own} for run in content["runs"]]
+        return [content["worth"], runs]
+
+    assert figures("first") == figures("second")
+
+
 def result(values: torch.Tensor) -> Result:
     metrics = {"moving_psnr": values, "psnr": values, "ssim": values}
     curve = {"average": float(values.mean()), "average_low": 0.0, "average_high": 0.0, "mean": []}
@@ -95,7 +120,11 @@ def test_a_second_seed_on_the_same_clips_is_no_new_clip() -> None:
     assert (once.state_r2, once.nll) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("changes", [{"variants": ()}, {"seeds": 0}, {"minutes": -1.0}, {"clips": 1}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{"variants": ()}, {"seeds": 0}, {"minutes": -1.0}, {"minutes": 1.0, "steps": 9}, {"steps": 0}, {"clips": 1}],
+    ids=str,
+)
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         dataclasses.replace(AblationConfig(), **changes)

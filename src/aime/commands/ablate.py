@@ -2,6 +2,7 @@
 
 aime ablate                                                  twelve runs of 15 minutes on cartpole-swingup
 aime ablate --variants no-context --seeds 1 --minutes 5      one pillar, at a glance
+aime ablate --steps 1000 --precision float32                 as many steps each, whatever the machine does beside
 """
 
 from __future__ import annotations

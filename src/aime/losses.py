@@ -321,6 +321,15 @@ def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, pa
     parts["effective_components"] = watched.prior.effective_components().mean()
     parts["active_latents"] = (watched.latent_mean.flatten(0, 1).var(dim=0, unbiased=False) > 0.01).float().sum()
     parts["sigma"] = model.noise.log_sigma("frame")[0].exp()
+    if model.config.perceiver_context:
+        parts["context_variation"] = context_variation(watched.sights.context)
+
+
+def context_variation(context: Float[Tensor, "batch time context"]) -> Float[Tensor, ""]:
+    """Share of the context's mean square that is variance over clips and frames, in [0, 1]: 0 for a constant, which
+    tells nothing of the moment."""
+    flat = context.detach().float().flatten(0, 1)
+    return flat.var(dim=0, unbiased=False).sum() / flat.square().mean(dim=0).sum().clamp_min(1e-12)
 
 
 def frame_nll(model: WorldModel, name: str, frames: Tensor, mean: Tensor, shown: Shown, settings: LossConfig) -> Tensor:

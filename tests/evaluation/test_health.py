@@ -14,6 +14,7 @@ from aime.evaluation.health import (
     check_health,
     health_table,
 )
+from aime.losses import context_variation
 
 
 def body_and_attention(on_body: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,10 +53,19 @@ def test_active_latents_vary_with_what_is_seen() -> None:
     assert active_latents(mean) == 3
 
 
+def test_a_context_varies_with_what_is_seen_or_is_a_constant() -> None:
+    varying = torch.randn(4, 50, 5, generator=torch.Generator().manual_seed(0))
+    assert context_variation(torch.ones(4, 50, 5)) == 0.0
+    assert context_variation(torch.zeros(4, 50, 5)) == 0.0
+    torch.testing.assert_close(context_variation(varying), torch.tensor(1.0), atol=0.02, rtol=0)
+    torch.testing.assert_close(context_variation(varying + 3.0), torch.tensor(0.1), atol=0.02, rtol=0)
+
+
 HEALTHY = {
     "codebook_size": 256.0,
     "live_codes": 200.0,
     "codebook_perplexity": 100.0,
+    "context_variation": 0.4,
     "kl_latent": 12.0,
     "active_latents": 9.0,
     "effective_components": 3.0,
@@ -80,6 +90,7 @@ def test_a_healthy_model_raises_no_alarm() -> None:
     [
         ("live_codes", 100.0, "num_codebook_perceiver"),
         ("codebook_perplexity", 3.0, "num_codebook_perceiver"),
+        ("context_variation", 1e-5, "perceiver_context"),
         ("kl_latent", 0.1, "warmup_epochs"),
         ("active_latents", 2.0, "warmup_epochs"),
         ("effective_components", 1.01, "policies"),

@@ -67,6 +67,12 @@ RULES = (
         remedy="the tokenizer uses few codes evenly: lower num_codebook_perceiver, or train longer",
     ),
     Rule(
+        "context_variation",
+        "what of the context varies with what is seen",
+        low=0.01,
+        remedy="the Perceiver tells the belief nothing of the moment: perceiver_context can be switched off at no cost",
+    ),
+    Rule(
         "kl_latent",
         "KL of the latent, nats per frame",
         low=1.0,
@@ -194,6 +200,7 @@ def read_health(
     wanted = (
         "live_codes",
         "codebook_perplexity",
+        "context_variation",
         "kl_latent",
         "slot_overlap",
         "disc_real_accuracy",

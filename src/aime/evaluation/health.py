@@ -70,7 +70,7 @@ RULES = (
         "context_variation",
         "what of the context varies with what is seen",
         low=0.01,
-        remedy="the Perceiver tells the belief nothing of the moment: perceiver_context can be switched off at no cost",
+        remedy="the Perceiver tells the belief nothing of the moment: training without perceiver_context loses nothing",
     ),
     Rule(
         "kl_latent",

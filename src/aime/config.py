@@ -157,8 +157,8 @@ class LossConfig:
     lambda_recon: float = 1.0
     """Weight of the likelihood of the frames."""
     sigma_floor: float = 0.2
-    """Least σ of a pixel, as a share of its range, in the likelihood that latents learn from: a low one makes them tell
-    what cannot be foreseen."""
+    """Least σ of a pixel under an even map, as a share of its range, in the likelihood that latents learn from: a low
+    one makes them tell what cannot be foreseen."""
     lambda_att_dyn: float = 0.1
     """Weight of the attention schema's dynamics: KL between posterior and prior map, and motion."""
     lambda_gram: float = 0.05

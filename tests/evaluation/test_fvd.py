@@ -65,6 +65,13 @@ def test_the_distance_is_that_of_two_gaussians(clips: int) -> None:
     assert frechet_distance(torch.from_numpy(a), torch.from_numpy(a)) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_what_is_not_finite_has_no_distance() -> None:
+    features = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    broken = features.clone()
+    broken[2, 1] = torch.nan
+    assert np.isnan(frechet_distance(broken, features)) and np.isnan(frechet_distance(features, broken))
+
+
 def test_videos_are_given_as_i3d_wants_them(hub: Path) -> None:
     install(Brightness(), hub)
     videos = torch.cat([torch.zeros(5, 12, 3, 8, 8), torch.ones(1, 12, 3, 8, 8)])

@@ -41,8 +41,8 @@ class EvaluationConfig:
     motion_threshold: float = MOTION_THRESHOLD
     """Change since the last frame watched, of 1, above which a pixel counts as moving."""
     fvd: bool = False
-    """Measure the Fréchet video distance, too: minutes on a GPU, half an hour on a CPU. It needs I3D on the machine, as
-    i3d_torchscript.pt where torch.hub keeps its checkpoints; nothing is downloaded."""
+    """Measure the Fréchet video distance, too, which sends every clip through a large network. It needs I3D on the
+    machine, as i3d_torchscript.pt where torch.hub keeps its checkpoints; nothing is downloaded."""
 
     def __post_init__(self) -> None:
         least = {"samples": 0, "readout_clips": 0, "seed": 0}

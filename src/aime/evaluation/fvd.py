@@ -1,12 +1,13 @@
 """FVD, the Fréchet distance of two sets of videos in the features of I3D (Unterthiner et al. 2018, arXiv 1812.01717).
 
-It is asked for (``--fvd``), since it takes longer than all else on a CPU. Nothing is downloaded: the network is
+It is asked for (``--fvd``), since it sends every video through a large network. Nothing is downloaded: the network is
 ``i3d_torchscript.pt``, the TorchScript file with which FVD is commonly measured, looked for where torch.hub keeps what
 it has loaded.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,10 @@ def frechet_distance(a: Float[Tensor, "n features"], b: Float[Tensor, "m feature
 
     With Σ = X Xᵀ for centred, scaled features, the trace of (Σ_a Σ_b)^½ is the sum of the singular values of X_aᵀ X_b:
     exact also where there are fewer clips than features, as a root of the product of two covariances is not.
+    NaN where a feature is not finite, as of dreams that are not.
     """
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        return math.nan
     means = (a.mean(0) - b.mean(0)).square().sum()
     x, y = ((s - s.mean(0)) / (len(s) - 1) ** 0.5 for s in (a.double(), b.double()))
     shared = torch.linalg.svdvals(x @ y.T).sum()

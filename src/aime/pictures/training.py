@@ -46,7 +46,7 @@ HEALTH = (
     ("codebook_perplexity", "Codebook perplexity", ""),
     ("effective_components", "Effective components", ""),
     ("active_latents", "Active latents", "dimensions"),
-    ("context_variation", "What of the context varies", "share"),
+    ("context_variation", "Context that varies", "share"),
     ("slot_overlap", "Slot overlap", ""),
     ("disc_real_accuracy", "Discriminator, real", "share right"),
     ("disc_fake_accuracy", "Discriminator, made", "share right"),

@@ -200,6 +200,23 @@ def test_what_does_not_move_is_counted_and_not_scored(tmp_path: Path) -> None:
     assert evaluation.not_measured.keys() >= {"readout", "calibration"}
 
 
+class BrokenModel(PerfectModel):
+    """What a run that diverged leaves behind."""
+
+    def imagine(self, *args: Any, **options: Any) -> Any:
+        dream = super().imagine(*args, **options)
+        return dataclasses.replace(dream, observations=torch.full_like(dream.observations, torch.nan))
+
+
+def test_dreams_that_are_not_finite_are_said_to_be_and_cost_no_figure(toy_store: EpisodeStore, tmp_path: Path) -> None:
+    evaluation = evaluate(BrokenModel(), toy_store, SMALL, tmp_path)
+    assert "no dream is finite" in printed(evaluation)
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert found["scores"]["dream"]["psnr"]["average"] is None
+    assert found["scores"]["copy_last"]["psnr"]["average"] > 0
+    assert not list(tmp_path.glob("clip-*.png"))
+
+
 def test_too_short_episodes_are_refused_with_what_fits(toy_store: EpisodeStore) -> None:
     with pytest.raises(ConfigError, match=r"need episodes of 48.*has 24: use --horizon 16 at most"):
         evaluate(PerfectModel(), toy_store, EvaluationConfig(clips=4))

@@ -161,6 +161,8 @@ class _Run:
                 self.parts.append(self._score(batch, actions, mean_frame, index))
                 progress.advance(task, len(batch))
         self.scores = join([part.scores for part in self.parts])
+        if self.scores["dream"]["psnr"].isnan().all():
+            self.not_measured["dream"] = "no dream is finite, so the weights are not: evaluate an earlier checkpoint"
 
     def evaluation(self, name: str, step: int | None) -> Evaluation:
         """Everything that is reported."""

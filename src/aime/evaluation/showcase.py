@@ -63,12 +63,17 @@ def write_showcase(
 
 
 def pick_clips(scores: dict[str, Tensor]) -> dict[str, tuple[int, float]]:
-    """The best, median and worst clip and their mean PSNR on moving pixels; on all pixels, if nothing ever moves."""
+    """The best, median and worst clip and their mean PSNR on moving pixels; on all pixels, if nothing ever moves.
+
+    None where no dream is finite, and so none has a score.
+    """
     mean = scores["moving_psnr"].nanmean(dim=1)
     if mean.isnan().all():
         mean = scores["psnr"].mean(dim=1)
     sorted_clips = mean.argsort()
     order: list[int] = sorted_clips[~mean[sorted_clips].isnan()].tolist()
+    if not order:
+        return {}
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
     return {name: (clip, float(mean[clip])) for name, clip in chosen.items()}
 

@@ -6,9 +6,19 @@ import pytest
 import torch
 
 from aime.config import LossConfig
-from aime.rehearsal import WHOLE_HALF_QUARTER, Recollection, rehearse_dynamics
+from aime.rehearsal import WHOLE_HALF_QUARTER, Recollection, matrices, rehearse_dynamics
 from aime.transition import Transition
+from aime.world_model import WorldModel
 from tests.helpers import random_clip, small_model
+
+
+def watched(model: WorldModel, time: int) -> Recollection:
+    """Two random clips."""
+    frames, actions = random_clip(batch=2, time=time)
+    is_first = torch.zeros(2, time, dtype=torch.bool)
+    with torch.no_grad():
+        seen = model.watch(frames.float() / 255, actions, is_first)
+    return Recollection(seen.latent_mean, seen.latent_log_var, seen.sights.context, actions, is_first)
 
 
 @pytest.mark.parametrize(
@@ -19,11 +29,7 @@ def test_rollouts_are_whole_half_and_a_quarter_as_often_as_each_other(
     time: int, lengths: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small_model().train()
-    frames, actions = random_clip(batch=2, time=time)
-    is_first = torch.zeros(2, time, dtype=torch.bool)
-    with torch.no_grad():
-        seen = model.watch(frames.float() / 255, actions, is_first)
-    recollection = Recollection(seen.latent_mean, seen.latent_log_var, seen.sights.context, actions, is_first)
+    recollection = watched(model, time)
     whole, rehearsed = Transition.conditions, []
 
     def conditions(*args: object) -> torch.Tensor:
@@ -41,3 +47,27 @@ def test_rollouts_are_whole_half_and_a_quarter_as_often_as_each_other(
     assert set(rehearsed) == lengths
     for length in lengths:
         assert rehearsed.count(length) > 60 / (2 * len(lengths))
+
+
+def test_the_head_that_foretells_the_context_rehearses_beside_dynamics_and_by_itself() -> None:
+    """Where dynamics moves on without it, it would foretell from beliefs that it has never seen."""
+
+    def gradients(heard: bool, weight: float) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = small_model(perceiver_context=heard).train()
+        torch.manual_seed(1)
+        rehearse_dynamics(model, watched(model, 12), LossConfig(lambda_context=weight)).backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    without, much = gradients(True, 0.0), gradients(True, 100.0)
+    moved = {name for name in much if not torch.equal(without.get(name, torch.zeros(())), much[name])}
+    assert moved and all(name.startswith("context_head.") for name in moved), moved
+    assert not any(name.startswith("context_head.") for name in gradients(False, 100.0))
+
+
+def test_what_hears_or_foretells_the_context_is_not_muons() -> None:
+    model = small_model()
+    names = {id(p): name for name, p in model.named_parameters()}
+    turned = {names[id(p)] for p in matrices(model, model.dynamics_parameters())}
+    assert "core.from_latent.weight" in turned and "prior.common_mean.weight" in turned
+    assert not {name for name in turned if "context" in name}

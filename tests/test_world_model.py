@@ -10,6 +10,7 @@ import torch
 from aime.config import LossConfig
 from aime.errors import ConfigError, ShapeError
 from aime.learning import discriminator_loss
+from aime.losses import outlook
 from aime.observation import ObservationNoise
 from aime.world_model import WorldModel
 from tests.helpers import pushed_ball, random_clip, small_model
@@ -165,10 +166,14 @@ def test_every_loss_is_finite_and_every_part_scalar():
     [
         (
             "total_vae_loss",
-            "perceiver encoder slot_attention schema posterior prior core context_head decoder",
-            "tokenizer discriminator",
+            "encoder slot_attention schema posterior prior core context_head decoder",
+            "tokenizer perceiver discriminator",
         ),
-        ("perceiver_loss", "tokenizer perceiver", "encoder decoder prior core schema slot_attention discriminator"),
+        (
+            "perceiver_loss",
+            "tokenizer perceiver",
+            "encoder posterior decoder prior core schema slot_attention discriminator",
+        ),
         ("attention_loss", "encoder slot_attention schema", "tokenizer prior decoder discriminator"),
         ("adversarial_loss", "decoder", "tokenizer discriminator"),
         ("discriminator_loss", "discriminator", "tokenizer perceiver encoder decoder prior core schema posterior"),
@@ -195,9 +200,9 @@ def test_declared_reach_is_truly_reached_and_covers_the_model():
         grads = torch.autograd.grad(losses[objective], parameters, retain_graph=True, allow_unused=True)
         if objective == "total_vae_loss":
             missing = [names[id(p)] for p, g in zip(parameters, grads, strict=True) if g is None]
-            # The Perceiver's token read-out is perception's, and how far to trust the schema is attention's.
-            assert all(name.startswith("perceiver.") or name == "schema.trust" for name in missing), missing
-    assert covered == {id(p) for p in model.generator_parameters()}
+            assert missing == ["schema.trust"], "how far to trust the schema is attention's"
+    left = {id(p) for p in model.generator_parameters()} - covered
+    assert {names[each] for each in left} == {"core.from_context.weight"}, "which dynamics learns when perception rests"
 
 
 def test_dreams_teach_what_dreams():
@@ -207,7 +212,9 @@ def test_dreams_teach_what_dreams():
     def gradients(lambda_rollout: float, lambda_dream: float = 0.0) -> dict[str, list[torch.Tensor]]:
         torch.manual_seed(0)
         model = small_model().train()
-        losses, _ = model.compute_total_loss(*clip, lambda_rollout=lambda_rollout, lambda_dream=lambda_dream)
+        losses, _ = model.compute_total_loss(
+            *clip, loss=LossConfig(decode_every=1), lambda_rollout=lambda_rollout, lambda_dream=lambda_dream
+        )
         losses["total_vae_loss"].backward()
         parts = {name: getattr(model, name) for name in ("prior", "core", "decoder", "posterior")}
         return {name: [p.grad for p in part.parameters()] for name, part in parts.items()}
@@ -304,12 +311,12 @@ def test_encoder_and_dynamics_learn_from_clips_that_are_not_studied():
         assert same == alike, part
 
 
-def test_a_frame_in_its_context_has_the_posterior_that_its_clip_gave_it():
+def test_a_frame_by_itself_has_the_posterior_that_its_clip_gave_it():
     model = awake_model().eval()
     frames, actions = random_clip(batch=2, time=7)
     with torch.no_grad():
         output = model.forward_sequence(frames, actions)
-        mean, log_var = model.glance(frames.flatten(0, 1).float() / 255, output.context.flatten(0, 1))
+        mean, log_var = model.glance(frames.flatten(0, 1).float() / 255)
     torch.testing.assert_close(mean.unflatten(0, (2, 7)), output.latent_mean)
     torch.testing.assert_close(log_var.unflatten(0, (2, 7)), output.latent_log_var)
 
@@ -357,12 +364,51 @@ def test_the_adversarys_gradient_comes_from_the_clips_it_judged_alone():
     assert any(not torch.equal(a, b) for a, b in zip(gradient(frames), gradient(judged), strict=True))
 
 
-def test_a_context_that_is_not_heard_teaches_nothing():
+def test_a_context_that_is_not_heard_is_not_foretold():
     model = small_model(perceiver_context=False).train()
     losses, _ = model.compute_total_loss(*random_clip())
     assert losses["context_loss"] == 0
-    grads = torch.autograd.grad(losses["total_vae_loss"], list(model.perceiver.parameters()), allow_unused=True)
-    assert all(g is None or not g.any() for g in grads)
+    assert losses["context_foresight"] > 0, "the Perceiver learns all the same"
+
+
+def test_the_head_that_foretells_the_context_bends_neither_belief_nor_latents():
+    clip = random_clip()
+
+    def gradients(weight: float) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = awake_model()
+        losses, _ = model.compute_total_loss(*clip, lambda_context=weight)
+        losses["total_vae_loss"].backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    without, much = gradients(0.0), gradients(100.0)
+    moved = {name for name in without if not torch.equal(without[name], much[name])}
+    assert moved and all(name.startswith("context_head.") for name in moved), moved
+
+
+@pytest.mark.parametrize("size", [24, 16, 5])
+def test_a_context_is_a_forecast_of_the_latents_to_come(size: int):
+    """Its numbers are those of one frame on, of four frames on, and the first over again; each costs what it misses."""
+    model = small_model(context_dim=size)
+    latents = torch.randn(2, 9, dims := model.config.latent_dim)
+    model.prior.follow(torch.randn(4, 50, dims) * 3 + 1)
+    parts: dict[str, torch.Tensor] = {}
+
+    def error(context: torch.Tensor) -> float:
+        loss = outlook(model, context, latents, LossConfig(lambda_foresight=2.0), parts)
+        torch.testing.assert_close(loss, 2 * parts["context_foresight"])
+        return float(parts["context_foresight"])
+
+    target, right = model.prior.standardised(latents), torch.zeros(2, 9, size)
+    for number in range(size):
+        ahead = (1, 4, 1)[number // dims]
+        right[:, : 9 - ahead, number] = target[:, ahead:, number % dims]
+    assert error(right) == pytest.approx(0, abs=1e-6)
+    for number in range(size):
+        wrong = right.clone()
+        wrong[..., number] += 2
+        assert error(wrong) == pytest.approx(2.0, rel=1e-4)
+    assert outlook(model, right[:, :1], latents[:, :1], LossConfig(), parts) == 0, "of one frame nothing follows"
 
 
 def test_what_the_adversary_judged_is_handed_on_for_its_further_steps():
@@ -399,15 +445,6 @@ def test_a_best_guess_goes_on_by_the_actions_alone():
     assert not torch.allclose(before.latents, after.latents)
     drawn = model.imagine(belief, actions, generator=torch.Generator().manual_seed(0))
     assert not torch.allclose(drawn.hidden[:, 1:], after.hidden[:, 1:]), "a draw tells dynamics something"
-
-
-def test_context_has_a_fixed_size_watched_or_foretold():
-    model = small_model().eval()
-    frames, actions = random_clip()
-    context = model.extract_context(frames)
-    dream = model.imagine(model.observe(frames, actions), actions)
-    for each in (context, dream.context):
-        torch.testing.assert_close(each.square().mean(-1), torch.ones(each.shape[:2]), atol=0.02, rtol=0)
 
 
 def test_without_the_perceivers_context_belief_and_dynamics_do_not_hear_it():

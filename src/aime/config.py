@@ -66,7 +66,7 @@ class ModelSettings:
     context_dim: int = 256
     """Size of the context c[t]."""
     perceiver_context: bool = True
-    """Feed the Perceiver's context to belief and dynamics; without it they see zeros."""
+    """Feed the Perceiver's context to dynamics; without it, it sees zeros."""
 
     # Belief
     max_components: int = 15
@@ -180,6 +180,8 @@ class LossConfig:
     """Weight of the best guess's squared error beside the KL, while watching and in dreams."""
     lambda_context: float = 1.0
     """Weight of the head that predicts the next context for dreams."""
+    lambda_foresight: float = 4.0
+    """Weight, inside perception, of the context's error as a forecast of the latents to come."""
     free_nats: float = 0.0
     """KL per frame below which the latent is not pressed further."""
     kl_dynamics: float = 16.0
@@ -238,8 +240,8 @@ class OptimizerConfig:
     learning_rate: float = 0.0002
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = 0.02
-    """Peak learning rate of Muon, which moves the filters and matrices of encoder, posterior, decoder, dynamics and
-    prior."""
+    """Peak learning rate of Muon, which moves the filters and matrices of Perceiver, encoder, posterior, decoder,
+    dynamics and prior."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     dynamics_decay: float = 4.0
@@ -247,7 +249,8 @@ class OptimizerConfig:
     the clips by heart, with much they learn slowly."""
     dynamics_decay_step: float = 0.1
     """While perception rests, dynamics_decay moves by this much of its natural logarithm in each step, towards what
-    would foretell the episodes of the validation split better. 0 leaves it as it is."""
+    would foretell the episodes of the validation split better, and so does how far dynamics believes the context. 0
+    leaves both as they are."""
     grad_clip: float = 5.0
     """Largest norm of a parameter's gradient, as a multiple of the parameter's own (for a peer: of all in one)."""
     lr_warmup_steps: int = 100

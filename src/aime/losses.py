@@ -6,7 +6,7 @@ All likelihoods and KLs are in nats per frame, so that beta = 1 is the evidence 
 `total_vae_loss`          recon_nll + β (kl_latent + kl_sticks + kl_alpha) − entropy bonus + context_loss
                           + β κ λ_guess guess_loss: the best guess is where all components move together
                           + λ_rollout β (κ rollout_kl + rollout_nll + …): open-loop steps, for a dream is trained
-`perceiver_loss`          token_nll + commitment + next_token_ce
+`perceiver_loss`          token_nll + commitment + next_token_ce + λ_foresight context_foresight
 `attention_loss`          λ_att_dyn (attention_kl + motion_loss) + λ_gram (slot_overlap + slot_spread)
 `adversarial_loss`        the generator's side of the hinge loss + feature matching
 `discriminator_loss`      the adversary's own side; it reaches the discriminator alone
@@ -15,6 +15,7 @@ All likelihoods and KLs are in nats per frame, so that beta = 1 is the evidence 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,11 +42,13 @@ from aime.observation import Shown, veil
 from aime.outputs import Judged
 
 if TYPE_CHECKING:
-    from aime.sight import Look
     from aime.watched import Watched
     from aime.world_model import WorldModel
 
 Scalars = dict[str, Tensor]
+
+FORESEEN = (1, 4)
+"""How many frames on the latents are that the context foretells: what comes next, and where that leads."""
 
 
 def loss_settings(loss: LossConfig | None, weights: Mapping[str, float]) -> LossConfig:
@@ -89,7 +92,7 @@ def objectives(
     open_loop, dreams = dreamed(model, frames, actions, watched, lesson, settings, parts)
     total = {
         "total_vae_loss": elbo(model, seen, watched, shown, decoded.whole, settings, parts) + open_loop,
-        "perceiver_loss": perception(model, frames[:studied], watched.sights.studied, settings, parts),
+        "perceiver_loss": perception(model, frames[:studied], watched, settings, parts),
         "attention_loss": attention(model, frames[:studied], watched, settings, parts),
     }
     judged = None
@@ -118,10 +121,8 @@ def elbo(
     parts["kl_alpha"] = prior.kl_alpha().mean()
     parts["mixture_entropy"] = prior.entropy().mean()
     context_loss = frames.new_zeros(())
-    if model.config.perceiver_context:  # else belief and latents would be taught by a context that nobody is to hear
-        predicted = model.context_head(torch.cat([watched.hidden_before, watched.latents], dim=-1))
-        target = watched.sights.context.detach()
-        context_loss = 0.5 * (predicted.float() - target.float()).square().sum(dim=-1).mean()
+    if model.config.perceiver_context:  # else nobody is to hear it
+        context_loss = context_nll(model, watched.hidden_before, watched.latents, watched.sights.context)
     parts["context_loss"] = context_loss
     return (
         settings.lambda_recon * parts["recon_nll"]
@@ -130,6 +131,18 @@ def elbo(
         - settings.entropy_weight * parts["mixture_entropy"]
         + settings.lambda_context * parts["context_loss"]
     )
+
+
+def context_nll(
+    model: WorldModel,
+    before: Float[Tensor, "batch time hidden"],
+    latents: Float[Tensor, "batch time latent"],
+    context: Float[Tensor, "batch time context"],
+) -> Float[Tensor, ""]:
+    """½‖error‖² of the head that foretells the context. It moves that head alone: what belief and latents are, the
+    frames decide."""
+    foretold = model.context_head(torch.cat([before, latents], dim=-1).detach())
+    return 0.5 * (foretold.float() - context.detach().float()).square().sum(dim=-1).mean()
 
 
 def latent_kl(
@@ -277,8 +290,10 @@ def realism(model: WorldModel, judged: Judged, settings: LossConfig, parts: Scal
     }
 
 
-def perception(model: WorldModel, frames: Tensor, studied: Look, settings: LossConfig, parts: Scalars) -> Tensor:
-    """The tokenizer's likelihood and commitment, and the cross-entropy of the next tokens, in nats per frame."""
+def perception(model: WorldModel, frames: Tensor, watched: Watched, settings: LossConfig, parts: Scalars) -> Tensor:
+    """The tokenizer's likelihood and commitment, the cross-entropy of the next tokens, and what makes the context tell
+    something, in nats per frame."""
+    studied = watched.sights.studied
     tokens, flat = studied.tokens, frames.flatten(0, 1)
     assert tokens is not None  # these clips are studied
     even = torch.ones_like(flat[:, 0])
@@ -296,7 +311,32 @@ def perception(model: WorldModel, frames: Tensor, studied: Look, settings: LossC
         target = tokens.indices.unflatten(0, (batch, time))[:, 1:].flatten()
         parts["next_token_ce"] = F.cross_entropy(logits, target) * tokens.indices[0].numel()
         parts["next_token_accuracy"] = (logits.argmax(dim=-1) == target).float().mean()
-    return parts["token_nll"] + parts["commitment"] + parts.get("next_token_ce", frames.new_zeros(()))
+    loss = parts["token_nll"] + parts["commitment"] + parts.get("next_token_ce", frames.new_zeros(()))
+    return loss + outlook(model, studied.perceived.context, watched.latent_mean[: len(frames)], settings, parts)
+
+
+def outlook(
+    model: WorldModel,
+    context: Float[Tensor, "clips time context"],
+    latents: Float[Tensor, "clips time latent"],
+    settings: LossConfig,
+    parts: Scalars,
+) -> Tensor:
+    """½‖error‖² of the context as a forecast: its numbers are those of the latents to come, a block for each of
+    `FORESEEN`, and over again from the first if there are more of them.
+
+    Being these numbers themselves it needs no head. Merely asked to vary, it told the time since the clip began.
+    """
+    time = context.shape[1]
+    target = model.prior.standardised(latents.detach())
+    error = context.new_zeros(())
+    blocks = context.split(latents.shape[-1], dim=-1)
+    for block, ahead in zip(blocks, itertools.cycle(FORESEEN), strict=False):
+        if ahead < time:
+            missed = block[:, : time - ahead] - target[:, ahead:, : block.shape[-1]]
+            error = error + 0.5 * missed.square().sum(dim=-1).mean()
+    parts["context_foresight"] = error
+    return settings.lambda_foresight * error
 
 
 def attention(model: WorldModel, frames: Tensor, watched: Watched, settings: LossConfig, parts: Scalars) -> Tensor:
@@ -326,10 +366,11 @@ def health(model: WorldModel, frames: Tensor, watched: Watched, mean: Tensor, pa
 
 
 def context_variation(context: Float[Tensor, "batch time context"]) -> Float[Tensor, ""]:
-    """Share of the context's mean square that is variance over clips and frames, in [0, 1]: 0 for a constant, which
-    tells nothing of the moment."""
-    flat = context.detach().float().flatten(0, 1)
-    return flat.var(dim=0, unbiased=False).sum() / flat.square().mean(dim=0).sum().clamp_min(1e-12)
+    """Share of the context's mean square that is variance between clips at one time in them, in [0, 1]: 0 for a
+    constant and for a clock, which tell nothing of what is seen. Of one clip alone the variance is over its frames."""
+    values = context.detach().float()
+    between = 0 if len(values) > 1 else 1
+    return values.var(dim=between, unbiased=False).mean() / values.square().mean().clamp_min(1e-12)
 
 
 def frame_nll(model: WorldModel, name: str, frames: Tensor, mean: Tensor, shown: Shown, settings: LossConfig) -> Tensor:

@@ -19,7 +19,7 @@ from aime.belief import compute_kl_divergence_mc
 from aime.config import LossConfig
 from aime.inputs import to_unit_frames
 from aime.lesson import placed, rollout_length
-from aime.losses import frame_nll, guess_loss, guessed_frames
+from aime.losses import context_nll, frame_nll, guess_loss, guessed_frames
 from aime.observation import veil
 
 if TYPE_CHECKING:
@@ -58,11 +58,10 @@ class Recollection:
 
 @dataclass(frozen=True)
 class Glimpses:
-    """Single frames that were watched, each with the context in which it was."""
+    """Single frames that were watched."""
 
     frames: Tensor
     """(n, 3, H, W), uint8, or float in [0, 1]."""
-    context: Float[Tensor, "n context"]
 
 
 def rehearse_dynamics(
@@ -70,7 +69,8 @@ def rehearse_dynamics(
 ) -> Tensor:
     """What dynamics and prior can learn without looking: to expect what was seen, with open eyes and with closed ones.
 
-    These are the terms of `losses.elbo` and `losses.dreamed` that move prior and dynamics, on remembered latents.
+    These are the terms of `losses.elbo` and `losses.dreamed` that move prior and dynamics, on remembered latents, and
+    the one that keeps the head which foretells the context up with them.
 
     Args:
         parts: of the longest rollout, one of which is drawn: 2 is half of it.
@@ -94,7 +94,10 @@ def rehearse_dynamics(
     for part, weight in ((watched, 1.0), (dreamed, settings.lambda_rollout)):
         if part.numel():
             loss = loss + weight * part.mean()
-    return settings.beta * settings.kl_dynamics * loss
+    loss = settings.beta * settings.kl_dynamics * loss
+    if model.config.perceiver_context:
+        loss = loss + settings.lambda_context * context_nll(model, conditions[:, at], latents, seen.context[:, at])
+    return loss
 
 
 def rehearse_perception(model: WorldModel, seen: Glimpses, settings: LossConfig) -> Tensor:
@@ -104,7 +107,7 @@ def rehearse_perception(model: WorldModel, seen: Glimpses, settings: LossConfig)
     with each other, is left to the steps that watch clips.
     """
     frames = to_unit_frames(seen.frames)
-    mean, log_var = model.glance(frames, seen.context)
+    mean, log_var = model.glance(frames)
     latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
     decoded = model.decoder(latents, None)
     even = torch.ones_like(frames[:, 0])
@@ -158,14 +161,20 @@ def decoder_parameters(model: WorldModel) -> list[nn.Parameter]:
     return _parameters(model.decoder)
 
 
-def dynamics_parameters(model: WorldModel) -> list[nn.Parameter]:
-    """What `rehearse_dynamics` trains."""
-    return _parameters(model.core, model.prior)
-
-
 def matrices(model: WorldModel, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """The filters and matrices among them: no biases, no gains, no background."""
-    return [p for p in parameters if p.ndim >= 2 and p is not model.decoder.background]
+    """The filters and matrices among them, which are Muon's: no biases, no gains, no background.
+
+    Nor what hears or foretells the context: Muon moves a map in all directions alike, also in those in which the
+    context tells nothing, and latents are drowned.
+    """
+    others = {id(p) for p in (model.decoder.background, *_parameters(model.core.from_context, model.context_head))}
+    return [p for p in parameters if p.ndim >= 2 and id(p) not in others]
+
+
+def reader_matrices(model: WorldModel) -> list[nn.Parameter]:
+    """Those of the Perceiver, which are Muon's, too: by AdamW its context told nothing for hundreds of steps. Neither
+    learned queries nor places are among them."""
+    return [p for name, p in model.perceiver.named_parameters() if p.ndim >= 2 and name.endswith(".weight")]
 
 
 def _parameters(*modules: nn.Module) -> list[nn.Parameter]:

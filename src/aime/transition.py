@@ -41,10 +41,10 @@ class Transition:
     prior: DPGMMPrior
     core: RecurrentCore
     hears: bool
-    """Whether the context is heard; else it is zeros to belief and dynamics."""
+    """Whether the context is heard; else it is zeros to dynamics."""
 
     def heeded(self, context: Tensor) -> Tensor:
-        """The context as belief and dynamics are given it."""
+        """The context as dynamics is given it."""
         return context if self.hears else torch.zeros_like(context)
 
     # ------------------------------------------------------------------ open eyes

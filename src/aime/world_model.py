@@ -2,7 +2,7 @@
 
     p(o, z, A | a) = Π p(z[t] | h[t-1]) · p(A[t] | h[t-1], z[t]) · p(o[t] | z[t], A[t])
 
-    q(z[t] | o[t], c[t])                            the posterior, which does not need h: all frames run at once
+    q(z[t] | o[t])                                  the posterior, which does not need h: all frames run at once
     h[t] = LSTM(h[t-1], (z[t], Δz[t], c[t], a[t]))  the belief after frame t and action t
 
 Whatever predicts frame t reads only frames and actions before t. See docs/architecture.md for the picture.
@@ -32,6 +32,7 @@ from aime.perception import (
     CausalPerceiver,
     FrameDecoder,
     FrameEncoder,
+    FrameFeatures,
     VQTokenizer,
 )
 from aime.sight import Sight
@@ -92,7 +93,7 @@ class WorldModel(nn.Module):
         # Belief
         self.posterior = Posterior(
             places_dim=self.encoder.places_dim,
-            evidence_dim=config.hidden_dim + config.context_dim + self.slot_attention.summary_dim,
+            evidence_dim=config.hidden_dim + self.slot_attention.summary_dim,
             hidden_dim=config.hidden_dim,
             latent_dim=config.latent_dim,
         )
@@ -110,8 +111,10 @@ class WorldModel(nn.Module):
             hidden_dim=config.hidden_dim,
         )
         self.context_head = nn.Sequential(
-            *_head(config.hidden_dim + config.latent_dim, config.hidden_dim, config.context_dim),
-            nn.LayerNorm(config.context_dim, elementwise_affine=False),  # as a context is
+            nn.Linear(config.hidden_dim + config.latent_dim, config.hidden_dim),
+            nn.LayerNorm(config.hidden_dim),
+            nn.SiLU(),
+            nn.Linear(config.hidden_dim, config.context_dim),
         )
         # Learning
         self.discriminator = TemporalPatchDiscriminator(
@@ -288,10 +291,11 @@ class WorldModel(nn.Module):
         first = self._episode_starts(is_first, batch, time, fresh=belief is None)
         sights = self.sight(frames, first, None if belief is None else belief.perceiver, lesson)
         transition = self.transition
-        context = transition.heeded(sights.context)
+        # As it is: what the context tells is perception's, or dynamics would make it what suits it now.
+        context = transition.heeded(sights.context.detach())
 
-        evidence = torch.cat([sights.features.embedding, context.flatten(0, 1), sights.slots.summary()], dim=-1)
-        mean, log_var = (x.unflatten(0, (batch, time)) for x in self.posterior(sights.features.places, evidence))
+        seen = self._infer(sights.features, sights.slots)
+        mean, log_var = (x.unflatten(0, (batch, time)) for x in seen)
         drawn = self.training if sample is None else sample
         latents = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean) if drawn else mean
 
@@ -335,14 +339,16 @@ class WorldModel(nn.Module):
         )
 
     def glance(
-        self, frames: Float[Tensor, "n 3 height width"], context: Float[Tensor, "n context"]
+        self, frames: Float[Tensor, "n 3 height width"]
     ) -> tuple[Float[Tensor, "n latent"], Float[Tensor, "n latent"]]:
-        """Mean and log-variance of the posterior of single frames, each in its context; slots are taken as given."""
+        """Mean and log-variance of the posterior of single frames; slots are taken as given."""
         features = self.encoder(frames)
         with torch.no_grad():
             slots = self.slot_attention(features.grid)
-        evidence = torch.cat([features.embedding, self.transition.heeded(context), slots.summary()], dim=-1)
-        return self.posterior(features.places, evidence)
+        return self._infer(features, slots)
+
+    def _infer(self, features: FrameFeatures, slots: Slots) -> tuple[Tensor, Tensor]:
+        return self.posterior(features.places, torch.cat([features.embedding, slots.summary()], dim=-1))
 
     def _episode_starts(self, is_first: Tensor | None, batch: int, time: int, *, fresh: bool) -> Tensor:
         """Where beliefs reset, on the model's device; a fresh clip starts one at its first frame."""
@@ -461,23 +467,33 @@ class WorldModel(nn.Module):
         return self.noise.frame.device
 
     def objective_reach(self) -> dict[str, list[nn.Parameter]]:
-        """Which parameters each objective is differentiated for.
+        """Which parameters each objective is differentiated for; what hears the context learns at rest alone.
 
-        The ELBO trains everything that watches and dreams. Perception trains the tokenizer and the Perceiver. Attention
-        trains the slots and the schema; the features that slots look at stay the ELBO's. Realism is the decoder's job.
+        The ELBO trains what watches and dreams, and takes the context as it is. Perception trains the tokenizer and the
+        Perceiver. Attention trains the slots and the schema; the features that slots look at stay the ELBO's. Realism
+        is the decoder's job.
         """
 
         def of(*modules: nn.Module) -> list[nn.Parameter]:
             return [p for module in modules for p in module.parameters()]
 
-        elbo = of(self.perceiver, self.encoder, self.slot_attention, self.schema, self.posterior, self.prior)
-        elbo += of(self.core, self.context_head, self.decoder)
+        elbo = of(self.encoder, self.slot_attention, self.schema, self.posterior, self.decoder)
         return {
-            "total_vae_loss": elbo,
+            "total_vae_loss": elbo + self.dynamics_parameters(),
             "perceiver_loss": of(self.tokenizer, self.perceiver),
             "attention_loss": of(self.slot_attention, self.schema),
             "adversarial_loss": of(self.decoder),
         }
+
+    def dynamics_parameters(self) -> list[nn.Parameter]:
+        """Those of core, prior and context head, but for what hears the context.
+
+        With a context that comes to tell something while latents learn, these came to tell less. So dynamics begins to
+        hear it when perception rests.
+        """
+        hearing = {id(p) for p in self.core.from_context.parameters()}
+        parts = (self.core, self.prior, self.context_head)
+        return [p for part in parts for p in part.parameters() if id(p) not in hearing]
 
     def discriminator_parameters(self) -> Iterator[nn.Parameter]:
         """The adversary's parameters; they have an optimizer of their own."""
@@ -513,7 +529,3 @@ class WorldModel(nn.Module):
             perceived=tuple(look.perceived for look in sights.looks),
             belief=watched.belief,
         )
-
-
-def _head(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, outputs))

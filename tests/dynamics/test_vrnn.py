@@ -51,6 +51,25 @@ def test_every_input_moves_the_belief():
         assert not torch.allclose(before[:, 2], after[:, 2])
 
 
+def test_a_context_is_heard_as_far_as_it_is_believed():
+    core, (latents, changes, context, actions) = make(), clip()
+
+    def hidden(context: torch.Tensor) -> torch.Tensor:
+        return core(latents, changes, context, actions, core.initial(3))[0]
+
+    silence = hidden(torch.zeros_like(context))
+    assert torch.equal(hidden(context), silence), "not by a fresh core"
+    torch.nn.init.normal_(core.from_context.weight)
+    core.heed.fill_(0.5)
+    half = hidden(2 * context)
+    core.heed.fill_(1.0)
+    torch.testing.assert_close(hidden(context), half)
+    core.heed.fill_(0.0)
+    torch.testing.assert_close(hidden(context), silence)
+    core.unhear()
+    assert core.heed == 1 and torch.equal(hidden(context), silence)
+
+
 def test_where_a_cpu_has_no_bf16_kernels_the_recurrence_is_in_float32(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     core, inputs = make(), clip()

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from aime.config import OptimizerConfig
-from aime.training.decay import LEAST_LOST, MOST_LOST, FoundDecay
+from aime.dynamics import RecurrentCore
+from aime.training.decay import LEAST_HEED, LEAST_LOST, MOST_LOST, FoundDecay, follow_heed
 
 RATES = {"learning_rate": 0.001, "muon_learning_rate": 0.02}
 
@@ -69,3 +70,25 @@ def test_it_stays_within_what_an_update_can_bear_and_learns_nothing_from_what_is
     before = float(decay.value)
     decay.follow()
     assert float(decay.value) == before
+
+
+def test_a_context_is_believed_less_where_less_of_its_map_loses_less_and_never_more_than_in_full() -> None:
+    core = RecurrentCore(latent_dim=3, context_dim=4, action_dim=2, hidden_dim=8)
+    weight = core.from_context.weight
+    follow_heed(core, 0.3)
+    assert core.heed == 1, "nothing was said"
+    torch.nn.init.normal_(weight)
+    weight.grad = weight.detach().clone()  # a loss that is least where the map is nothing
+    follow_heed(core, 0.3)
+    assert float(core.heed) == pytest.approx(math.exp(-0.3))
+    weight.grad.neg_()
+    for _ in range(2):
+        follow_heed(core, 0.3)
+    assert core.heed == 1
+    weight.grad.fill_(math.nan)
+    follow_heed(core, 0.3)
+    assert core.heed == 1
+    weight.grad.copy_(weight.detach())
+    for _ in range(40):
+        follow_heed(core, 0.3)
+    assert float(core.heed) == pytest.approx(LEAST_HEED)

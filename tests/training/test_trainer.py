@@ -133,7 +133,7 @@ def test_perception_rests_in_the_last_part_of_a_run_which_may_be_interrupted(set
     whole = train(config)
     before, after = (load_file(RunFolder(whole).checkpoint(step) / MODEL) for step in (5, 8))
     moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
-    assert moved == {"core", "prior", "decoder", "noise"}
+    assert moved == {"core", "prior", "context_head", "decoder", "noise"}
     lines = metrics(whole)
     assert ["total_vae_loss" in line for line in lines] == [True, True, False, False]
     assert ["rehearsal_loss" in line for line in lines] == [False, False, True, True]
@@ -165,7 +165,7 @@ def test_the_weight_decay_of_dynamics_is_found_where_there_are_episodes_to_find_
     short = write_store(tmp_path / "short", lengths={1: 4})  # the episode for validation
     with caplog.at_level(logging.INFO, "aime"):
         assert decays(train(settings("unfound", data=replace(settings().data, data_dir=short)))) == []
-    assert "the weight decay of dynamics stays as it is: no episode of the validation split" in caplog.text
+    assert "the context is believed in full: no episode of the validation split" in caplog.text
 
 
 def test_a_model_that_has_learned_to_see_can_be_consolidated_alone(settings: Settings) -> None:
@@ -176,7 +176,7 @@ def test_a_model_that_has_learned_to_see_can_be_consolidated_alone(settings: Set
     alone = train(settings("alone", optimizer=optimizer, load_checkpoint=str(learned), max_steps=3))
     before, after = (load_file(locate(folder) / MODEL) for folder in (learned, alone))
     moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
-    assert moved == {"core", "prior", "decoder", "noise"}
+    assert moved == {"core", "prior", "context_head", "decoder", "noise"}
 
 
 def test_a_finished_run_that_is_trained_further_wakes_up(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from aime.data.store import EpisodeStore
 from aime.errors import TrainingError
 from aime.learning import discriminator_loss
 from aime.lesson import rollout_length
-from aime.rehearsal import dynamics_parameters, rehearse_dynamics, rehearse_perception
+from aime.rehearsal import rehearse_dynamics, rehearse_perception
 from aime.training import muon
 from aime.training.album import Album, watch_episode
 from aime.training.trainer import Trainer
@@ -101,7 +101,7 @@ def test_a_step_moves_every_part_of_the_model(tmp_path: Path) -> None:
     assert {*OBJECTIVES, ADVERSARY, "gradient_norm"} <= outcome.scalars.keys()
     assert not any(value.requires_grad for value in outcome.scalars.values())
     still = [name for name, p in u.model.named_parameters() if torch.equal(p, before[name])]
-    assert still == []
+    assert still == ["core.from_context.weight"], "the context is heard when perception rests"
 
 
 def album(u: Updater, store_path: Path, split: str = "train") -> Album:
@@ -122,7 +122,7 @@ def test_while_perception_rests_dynamics_prior_and_decoder_learn_and_nothing_els
     assert {outcome.headline, "recon_nll", "rollout_nll", "dream_psnr"} <= outcome.scalars.keys()
     assert not any(value.requires_grad for value in outcome.scalars.values())
     moved = {name.split("/")[1].split(".")[0] for name in changed(before, everything(u)) if name.count("/") == 1}
-    assert moved == {"core", "prior", "decoder", "noise"}
+    assert moved == {"core", "prior", "context_head", "decoder", "noise"}
     still = [n for n, p in u.model.decoder.named_parameters() if torch.equal(p, before[f"model/decoder.{n}"])]
     assert still == []
 
@@ -202,12 +202,35 @@ def test_dynamics_learns_what_perception_that_rests_shows_it(tmp_path: Path, bal
     assert sum(losses[-5:]) < sum(losses[:5])
 
 
+def test_the_context_is_heard_at_rest_as_far_as_unseen_clips_ask_and_not_awake(
+    tmp_path: Path, ball_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aime.training import update
+
+    u = updater(tmp_path, dynamics_decay_step=0.3)
+    pages, unseen, core = album(u, ball_store), album(u, ball_store, "validation"), u.model.core
+    u.step(batch(), lr_factor=1.0, beta=1.0)
+    assert not core.from_context.weight.any()
+    u.consolidate(pages, unseen, lr_factor=1.0, beta=1.0)
+    assert core.from_context.weight.any() and core.heed == 1, "before there was a map nothing was said of it"
+
+    def lost_by_hearing(*args: Any) -> Tensor:
+        return rehearse_dynamics(*args) * 0 + core.from_context.weight.square().sum()
+
+    monkeypatch.setattr(update, "rehearse_dynamics", lost_by_hearing)
+    logged = u.consolidate(pages, unseen, lr_factor=1.0, beta=1.0).scalars["context_heed"]
+    assert float(core.heed) == float(logged) == pytest.approx(math.exp(-0.3))
+    monkeypatch.undo()
+    u.step(batch(), lr_factor=1.0, beta=1.0)
+    assert not core.from_context.weight.any() and core.heed == 1, "latents move again"
+
+
 def lost_by(u: Updater, monkeypatch: pytest.MonkeyPatch, sign: float) -> None:
     """Unseen clips are foretold the better, the smaller (or the larger) the matrices of dynamics are."""
     from aime.training import update
 
     def loss(*args: Any) -> Tensor:
-        return rehearse_dynamics(*args) * 0 + sign * sum(p.square().sum() for p in dynamics_parameters(u.model))
+        return rehearse_dynamics(*args) * 0 + sign * sum(p.square().sum() for p in u.model.dynamics_parameters())
 
     monkeypatch.setattr(update, "rehearse_dynamics", loss)
 
@@ -244,7 +267,7 @@ def test_matrices_that_say_too_much_of_unseen_clips_decay_more_and_those_that_sa
         first = float(u.decay.value)
         torch._foreach_mul_([p.data for p in u.optimizers[MATRICES].param_groups[0]["params"]], scale)
         for _ in range(5):
-            u._fit_decay(unseen, u.config.loss)
+            u._follow_unseen(unseen, u.config.loss)
         moves.append(float(u.decay.value) / first)
     assert moves[0] > 1 > moves[1]
 
@@ -261,7 +284,7 @@ def test_the_learning_rate_is_scaled(tmp_path: Path) -> None:
     assert moves[1] / moves[0] == pytest.approx(0.1, rel=1e-2)
 
 
-def test_every_parameter_has_one_optimizer_and_muon_has_the_matrices_that_rehearse(tmp_path: Path) -> None:
+def test_every_parameter_has_one_optimizer_and_muon_has_the_matrices(tmp_path: Path) -> None:
     u = updater(tmp_path)
     owners: dict[int, list[str]] = {id(p): [] for p in u.model.parameters()}
     for name, optimizer in u.optimizers.items():
@@ -269,12 +292,13 @@ def test_every_parameter_has_one_optimizer_and_muon_has_the_matrices_that_rehear
             for parameter in group["params"]:
                 owners[id(parameter)].append(name)
     for name, parameter in u.model.named_parameters():
-        parts = ("encoder.", "posterior.", "decoder.", "core.", "prior.")
-        rehearses = name.startswith(parts) and name != "decoder.background"
+        parts = ("encoder.", "posterior.", "decoder.", "core.", "prior.", "perceiver.")
+        vectors = ("decoder.background", "perceiver.latents", "perceiver.context_query", ".rows", ".columns")
+        turned = name.startswith(parts) and not name.endswith((*vectors, "core.from_context.weight"))
         expected = (
             "discriminator"
             if name.startswith("discriminator.")
-            else ("matrices" if rehearses and parameter.ndim >= 2 else "model")
+            else ("matrices" if turned and parameter.ndim >= 2 else "model")
         )
         assert owners[id(parameter)] == [expected], name
 
@@ -304,7 +328,8 @@ def test_dynamics_and_prior_decay_by_themselves(tmp_path: Path) -> None:
     shrinks = 2.0 * settings.learning_rate / settings.muon_learning_rate  # by Muon's rate what 2.0 is by AdamW's
     for name, parameter in u.model.named_parameters():
         if parameter.ndim >= 2:
-            assert decays[id(parameter)] == (shrinks if name.startswith(("core.", "prior.")) else 0.3), name
+            own = name.startswith(("core.", "prior.")) and name != "core.from_context.weight"
+            assert decays[id(parameter)] == (shrinks if own else 0.3), name
 
 
 # Frames that are not finite are not tried masked: the CPU's kernels are not made to differentiate what they lead to.
@@ -319,7 +344,8 @@ def test_a_step_that_is_not_finite_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, masked: bool
 ) -> None:
     u = updater(tmp_path, n_critic=2)
-    u.step(batch(0), lr_factor=1.0, beta=1.0)
+    for seed in range(5):  # by then every parameter has had a gradient, and so its optimizer a state
+        u.step(batch(seed), lr_factor=1.0, beta=1.0)
     before = everything(u)
     with monkeypatch.context() as patch:
         if masked:
@@ -428,7 +454,7 @@ def test_gradients_are_clipped_in_proportion_to_their_parameters(tmp_path: Path)
 @pytest.mark.parametrize(
     ("settings", "learners"),
     [
-        ({"second_looks": 0}, {"core", "prior"}),
+        ({"second_looks": 0}, {"core", "prior", "context_head"}),
         ({"rehearsals": 0}, {"encoder", "posterior", "decoder"}),
     ],
 )

@@ -1,4 +1,4 @@
-"""The belief after seeing: from what a frame shows to a Gaussian over its latent, q(z[t] | o[t], c[t])."""
+"""The belief after seeing: from what a frame shows to a Gaussian over its latent, q(z[t] | o[t])."""
 
 from __future__ import annotations
 

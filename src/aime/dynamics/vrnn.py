@@ -1,7 +1,7 @@
 """The recurrent core of the VRNN: h[t] = LSTM(h[t-1], (z[t], Δz[t], c[t], a[t])).
 
-Because the posterior q(z[t] | o[t], c[t]) does not depend on h, the whole clip is one fused LSTM call; only a reset in
-the middle of a clip (an episode that ends there) splits it, into as many calls as there are reset times.
+Because the posterior q(z[t] | o[t]) does not depend on h, the whole clip is one fused LSTM call; only a reset in the
+middle of a clip (an episode that ends there) splits it, into as many calls as there are reset times.
 Variational recurrent neural network: Chung et al., 2015 (arXiv 1506.02216).
 """
 
@@ -38,13 +38,15 @@ class RecurrentCore(nn.Module):
     def __init__(self, *, latent_dim: int, context_dim: int, action_dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
-        # Each input has a map of its own, so that none drowns the others by its size alone, and the context, which says
-        # little before the Perceiver has learned, begins unheard.
+        # Each input has a map of its own, so that none drowns the others by its size alone.
         self.from_latent = nn.Linear(latent_dim, hidden_dim)
         self.from_change = nn.Linear(latent_dim, hidden_dim, bias=False)
         self.from_action = nn.Linear(action_dim, hidden_dim, bias=False)
         self.from_context = nn.Linear(context_dim, hidden_dim, bias=False)
-        nn.init.zeros_(self.from_context.weight)
+        self.register_buffer("heed", torch.ones(()))
+        self.heed: Tensor
+        """How far the context is believed, of 1."""
+        self.unhear()
         self.closed_eyes = nn.Parameter(torch.randn(hidden_dim) * 0.5)
         """What stands in a latent's place where nothing is seen."""
         self.embed = nn.Sequential(nn.LayerNorm(hidden_dim), nn.SiLU())
@@ -57,6 +59,12 @@ class RecurrentCore(nn.Module):
         for name in biases:
             nn.init.zeros_(weights[name])
         weights["bias_ih_l0"].data[hidden_dim : 2 * hidden_dim] = 1.0
+
+    @torch.no_grad()
+    def unhear(self) -> None:
+        """Hear nothing of the context, as at first."""
+        self.from_context.weight.zero_()
+        self.heed.fill_(1.0)
 
     def initial(self, batch: int) -> RecurrentState:
         """The state before the first frame of an episode: zeros."""
@@ -83,7 +91,7 @@ class RecurrentCore(nn.Module):
         Returns:
             h[t] for every frame (layer-normed), and the state after the last one.
         """
-        seen = self.from_latent(latents) + self.from_change(changes) + self.from_context(context)
+        seen = self.from_latent(latents) + self.from_change(changes) + self.heed * self.from_context(context)
         inputs = self.embed(seen + self.from_action(actions))
         outputs = []
         for start, stop in _segments(is_first, inputs.shape[1]):

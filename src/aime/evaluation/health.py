@@ -70,7 +70,7 @@ RULES = (
         "context_variation",
         "what of the context varies with what is seen",
         low=0.01,
-        remedy="the Perceiver tells the belief nothing of the moment: on cartpole nothing was lost by training without "
+        remedy="the Perceiver tells dynamics nothing of the moment: raise lambda_foresight, or do without "
         "perceiver_context",
     ),
     Rule(

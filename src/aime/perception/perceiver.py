@@ -113,13 +113,7 @@ class CausalPerceiver(nn.Module):
         self.blocks = nn.ModuleList(TemporalBlock(dim=dim, heads=heads) for _ in range(layers))
         self.context_query = nn.Parameter(torch.randn(1, 1, dim) * 0.5)
         self.read_context = CrossAttention(dim=dim, heads=heads)
-        # A norm without gains: whoever reads the context, or foretells it in a dream, can rely on its size.
-        self.to_context = nn.Sequential(
-            Residual(mlp(dim, 2)),
-            nn.LayerNorm(dim),
-            nn.Linear(dim, context_dim),
-            nn.LayerNorm(context_dim, elementwise_affine=False),
-        )
+        self.to_context = nn.Sequential(Residual(mlp(dim, 2)), nn.LayerNorm(dim), nn.Linear(dim, context_dim))
         self.next_position = GridEmbedding(grid, dim)
         self.from_present = nn.Linear(dim, dim)
         self.read_next = CrossAttention(dim=dim, heads=heads)

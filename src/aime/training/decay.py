@@ -1,4 +1,4 @@
-"""How much the matrices of dynamics forget: a weight decay that follows what unseen clips ask for.
+"""What unseen clips decide: how much the matrices of dynamics forget, and how far dynamics believes the context.
 
 Nothing else is learned from those. With little decay dynamics learns its clips by heart, with much it learns slowly,
 and where the two meet depends on the task: a walker's falls want ten times what a cart's swing can bear.
@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from aime.config import OptimizerConfig
+from aime.dynamics import RecurrentCore
 
 LEAST_LOST, MOST_LOST = 0.0004, 0.2
 """Share of a matrix that decay takes away in one update at the peak rate, at least and at most, where it is found."""
+
+LEAST_HEED = 0.001
+"""What is left at least of the context: it may be found to be worth more later."""
 
 
 class FoundDecay:
@@ -56,3 +60,17 @@ class FoundDecay:
         gain = torch.stack([(p.grad * p).sum() for p in self._matrices if p.grad is not None]).sum()
         step = self._step * gain.sign().nan_to_num(0.0)
         self.value.mul_(step.exp()).clamp_(self._least, self._most)
+
+
+@torch.no_grad()
+def follow_heed(core: RecurrentCore, step: float) -> None:
+    """Believe the context a step more or less, by the gradient of the loss of unseen clips in its map's `grad`.
+
+    By its many numbers dynamics comes to know its clips by heart, where it tells little else. With a little less of
+    their map W the loss L of unseen clips changes by −⟨∇L, W⟩; its sign alone counts, and one that is no number says
+    nothing.
+    """
+    weight = core.from_context.weight
+    if weight.grad is not None:
+        gain = (weight.grad * weight).sum().sign().nan_to_num(0.0)
+        core.heed.mul_((-step * gain).exp()).clamp_(LEAST_HEED, 1.0)

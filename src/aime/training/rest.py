@@ -70,12 +70,12 @@ class Rest:
         return updater.consolidate(self._album, self._unseen, lr_factor=lr_factor, beta=beta)
 
     def _of_validation(self, frames: int) -> Album | None:
-        """What weight decay is found by, if it is."""
+        """What weight decay, and how far the context is believed, are found by, if they are."""
         settings = self._config.optimizer
         if settings.dynamics_decay_step == 0 or settings.dynamics_decay == 0:
             return None
         try:
             return Album(self._store, self._config.model.sequence_length, self._seed, frames, split="validation")
         except DataError as error:
-            log.info("the weight decay of dynamics stays as it is: %s", error)
+            log.info("the weight decay of dynamics stays as it is, and the context is believed in full: %s", error)
             return None

@@ -25,16 +25,16 @@ from aime.rehearsal import (
     Glimpses,
     Recollection,
     decoder_parameters,
-    dynamics_parameters,
     matrices,
     perception_parameters,
+    reader_matrices,
     rehearse_decoder,
     rehearse_dynamics,
     rehearse_perception,
 )
 from aime.training.album import Album
 from aime.training.average import WeightAverage
-from aime.training.decay import FoundDecay
+from aime.training.decay import FoundDecay, follow_heed
 from aime.training.device import autocast
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first
 from aime.training.guard import BufferGuard
@@ -45,7 +45,8 @@ from aime.world_model import WorldModel
 OBJECTIVES = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss")
 """The losses that are balanced against each other."""
 MODEL, MATRICES, CRITIC = "model", "matrices", "discriminator"
-"""The optimizers: Muon of the filters and matrices that rehearse, AdamW of all else but the adversary, and of that."""
+"""The optimizers: Muon of the filters and matrices that rehearse and of the Perceiver's, AdamW of all else but the
+adversary, and of that."""
 ADVERSARY = "discriminator_loss"
 """The loss that trains the discriminator alone."""
 REHEARSAL = "rehearsal_loss"
@@ -100,7 +101,8 @@ class Updater:
             MATRICES: settings.muon_learning_rate,
             CRITIC: settings.discriminator_learning_rate,
         }
-        dynamics, perception = (matrices(model, of(model)) for of in (dynamics_parameters, perception_parameters))
+        dynamics = matrices(model, model.dynamics_parameters())
+        perception = matrices(model, perception_parameters(model)) + reader_matrices(model)
         turned = {id(p) for p in (*dynamics, *perception)}
         self._dynamics, self.decay = dynamics, FoundDecay(dynamics, settings)
         groups = [(self.decay.value, dynamics), (settings.weight_decay, perception)]
@@ -130,6 +132,7 @@ class Updater:
             beta: weight of the KL terms.
         """
         self.decay.restart()
+        self.model.core.unhear()
         self._set_rates(lr_factor)
         self._guard.remember()
         with autocast(self.model.device, self._precision):
@@ -174,7 +177,7 @@ class Updater:
         from what they guess.
 
         Where perception learns, dynamics runs after latents that move, and has to do with the few clips that were
-        watched since they last moved far.
+        watched since they last moved far. The context is heard from now on.
 
         Args:
             unseen: episodes that nothing is learned from but how much the matrices of dynamics should decay.
@@ -198,11 +201,12 @@ class Updater:
             return objective
 
         if unseen is not None:
-            scalars[UNSEEN] = self._fit_decay(unseen, loss)
-            scalars["dynamics_decay"] = self.decay.as_set
+            scalars[UNSEEN] = self._follow_unseen(unseen, loss)
+            scalars |= {"dynamics_decay": self.decay.as_set, "context_heed": model.core.heed.clone()}
         bad = torch.zeros((), dtype=torch.bool, device=model.device)
         times, precision = settings.consolidation_rehearsals, self._rest_precision
-        bad = self._again(dynamics, dynamics_parameters(model), times, bad, precision)
+        learners = [*model.dynamics_parameters(), *model.core.from_context.parameters()]
+        bad = self._again(dynamics, learners, times, bad, precision)
         bad = self._again(decoder, decoder_parameters(model), 1, bad, self._precision)
         self.average.follow()
         self._guard.restore_if(bad)
@@ -211,16 +215,19 @@ class Updater:
         finite["gradient of the rehearsals"] = ~bad
         return Outcome(scalars, finite, bad, None, headline=REHEARSAL)
 
-    def _fit_decay(self, unseen: Album, loss: LossConfig) -> Tensor:
-        """Move the weight decay of dynamics towards what foretells unseen clips better; their loss as it is."""
+    def _follow_unseen(self, unseen: Album, loss: LossConfig) -> Tensor:
+        """Move the weight decay of dynamics, and how far it believes the context, towards what foretells unseen clips
+        better; their loss as it is."""
         for parameter in self.model.generator_parameters():
             parameter.grad = None
         with autocast(self.model.device, self._rest_precision):
             seen, _ = unseen.draw(self.config.optimizer.rehearsal_clips)
             objective = rehearse_dynamics(self.model, seen, loss, WHOLE_HALF_QUARTER)
-        objective.backward(inputs=self._dynamics)  # type: ignore[no-untyped-call]
-        average_gradients(self._dynamics, self._world)
+        asked = [*self._dynamics, *self.model.core.from_context.parameters()]
+        objective.backward(inputs=asked)  # type: ignore[no-untyped-call]
+        average_gradients(asked, self._world)
         self.decay.follow()
+        follow_heed(self.model.core, self.config.optimizer.dynamics_decay_step)
         return objective.detach()
 
     def _remember(self, batch: Mapping[str, Tensor], output: SequenceOutput, bad: Tensor) -> None:
@@ -229,8 +236,7 @@ class Updater:
         self.memory.clips.add(Recollection(*(x.detach() for x in seen)), bad)
         frames = batch["observations"]
         at = placed(spread_out(frames.shape[1], self.config.loss), frames)
-        shown, context = (x[:, at].flatten(0, 1) for x in (frames, output.context.detach()))
-        self.memory.frames.add(Glimpses(shown, context), bad)
+        self.memory.frames.add(Glimpses(frames[:, at].flatten(0, 1)), bad)
 
     def _rehearse(self, beta: float, bad: Tensor) -> None:
         """Perception and dynamics learn again from what was watched lately, at a fraction of the price of a step."""
@@ -245,7 +251,7 @@ class Updater:
 
         precision = self._precision
         bad = self._again(perception, perception_parameters(model), settings.second_looks, bad, precision)
-        self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad, precision)
+        self._again(dynamics, model.dynamics_parameters(), settings.rehearsals, bad, precision)
 
     def _again(
         self, objective: Callable[[], Tensor], learners: list[nn.Parameter], times: int, bad: Tensor, precision: str

@@ -162,12 +162,9 @@ def decoder_parameters(model: WorldModel) -> list[nn.Parameter]:
 
 
 def matrices(model: WorldModel, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """The filters and matrices among them, which are Muon's: no biases, no gains, no background.
-
-    Nor what hears or foretells the context: Muon moves a map in all directions alike, also in those in which the
-    context tells nothing, and latents are drowned.
-    """
-    others = {id(p) for p in (model.decoder.background, *_parameters(model.core.from_context, model.context_head))}
+    """The filters and matrices among them, which are Muon's: no biases, no gains, no background, and not the head that
+    foretells the context, which serves dreams alone."""
+    others = {id(p) for p in (model.decoder.background, *_parameters(model.context_head))}
     return [p for p in parameters if p.ndim >= 2 and id(p) not in others]
 
 

@@ -488,8 +488,8 @@ class WorldModel(nn.Module):
     def dynamics_parameters(self) -> list[nn.Parameter]:
         """Those of core, prior and context head, but for what hears the context.
 
-        With a context that comes to tell something while latents learn, these came to tell less. So dynamics begins to
-        hear it when perception rests.
+        Wherever it was heard while latents learn, reconstructions were worse. So dynamics begins to hear it when
+        perception rests.
         """
         hearing = {id(p) for p in self.core.from_context.parameters()}
         parts = (self.core, self.prior, self.context_head)

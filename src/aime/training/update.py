@@ -180,7 +180,8 @@ class Updater:
         watched since they last moved far. The context is heard from now on.
 
         Args:
-            unseen: episodes that nothing is learned from but how much the matrices of dynamics should decay.
+            unseen: episodes that nothing is learned from but how much the matrices of dynamics should decay, and how
+                far it should believe the context.
         """
         self._set_rates(lr_factor)
         self._guard.remember()
@@ -205,6 +206,7 @@ class Updater:
             scalars |= {"dynamics_decay": self.decay.as_set, "context_heed": model.core.heed.clone()}
         bad = torch.zeros((), dtype=torch.bool, device=model.device)
         times, precision = settings.consolidation_rehearsals, self._rest_precision
+        # AdamW has what hears the context: Muon moves a map in all directions alike, also where that tells nothing.
         learners = [*model.dynamics_parameters(), *model.core.from_context.parameters()]
         bad = self._again(dynamics, learners, times, bad, precision)
         bad = self._again(decoder, decoder_parameters(model), 1, bad, self._precision)

@@ -220,6 +220,9 @@ def test_the_context_is_heard_at_rest_as_far_as_unseen_clips_ask_and_not_awake(
     monkeypatch.setattr(update, "rehearse_dynamics", lost_by_hearing)
     logged = u.consolidate(pages, unseen, lr_factor=1.0, beta=1.0).scalars["context_heed"]
     assert float(core.heed) == float(logged) == pytest.approx(math.exp(-0.3))
+    with u.average.in_place():
+        assert math.exp(-0.3) < float(core.heed) < 1, "what is handed on is an average, as its map is"
+    assert float(core.heed) == float(logged)
     monkeypatch.undo()
     u.step(batch(), lr_factor=1.0, beta=1.0)
     assert not core.from_context.weight.any() and core.heed == 1, "latents move again"

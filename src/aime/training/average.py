@@ -6,7 +6,7 @@ them, as if the rate had been brought down to nothing, and knows the training ep
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,19 +22,25 @@ class WeightAverage:
     Args:
         model: the model that learns.
         power: larger is younger; infinite are the weights themselves.
+        found: names of buffers that are found by training as weights are, and are of no use beside others.
     """
 
-    def __init__(self, model: nn.Module, power: float) -> None:
-        self._model, self._power = model, power
-        self._means = [parameter.detach().clone() for parameter in model.parameters()]
+    def __init__(self, model: nn.Module, power: float, found: Sequence[str] = ()) -> None:
+        self._model, self._power, self._found = model, power, found
+        self._means = [weight.clone() for weight in self._weights().values()]
         self.steps = 0
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What is averaged, as it is now."""
+        weights = {name: parameter.detach() for name, parameter in self._model.named_parameters()}
+        return weights | {name: self._model.get_buffer(name) for name in self._found}
 
     @torch.no_grad()
     def follow(self) -> None:
         """Take in the weights after a step."""
         self.steps += 1
         share = 1 - (1 - 1 / self.steps) ** (self._power + 1)
-        torch._foreach_lerp_(self._means, [parameter.detach() for parameter in self._model.parameters()], share)
+        torch._foreach_lerp_(self._means, list(self._weights().values()), share)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -47,26 +53,25 @@ class WeightAverage:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for mean, parameter in zip(self._means, self._model.parameters(), strict=True):
-            kept = parameter.detach().clone()
-            parameter.copy_(mean)
+        for mean, weight in zip(self._means, self._weights().values(), strict=True):
+            kept = weight.clone()
+            weight.copy_(mean)
             mean.copy_(kept)
 
     @torch.no_grad()
     def restart(self, steps: int) -> None:
         """Take the model's weights of now for the average after so many steps."""
-        for mean, parameter in zip(self._means, self._model.parameters(), strict=True):
-            mean.copy_(parameter)
+        for mean, weight in zip(self._means, self._weights().values(), strict=True):
+            mean.copy_(weight)
         self.steps = steps
 
     @torch.no_grad()
     def settle(self) -> None:
         """The model goes on from the average, which begins anew."""
-        for mean, parameter in zip(self._means, self._model.parameters(), strict=True):
-            parameter.copy_(mean)
+        for mean, weight in zip(self._means, self._weights().values(), strict=True):
+            weight.copy_(mean)
         self.steps = 0
 
     def learning(self) -> dict[str, Tensor]:
         """While the average is in place: the weights that learn, by name."""
-        names = (name for name, _ in self._model.named_parameters())
-        return dict(zip(names, self._means, strict=True))
+        return dict(zip(self._weights(), self._means, strict=True))

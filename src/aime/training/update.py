@@ -120,7 +120,7 @@ class Updater:
             CRITIC: _adamw(self._peaks[CRITIC], settings.weight_decay, list(model.discriminator_parameters())),
         }
         self.memory = Memory()
-        self.average = WeightAverage(model, settings.average_power)
+        self.average = WeightAverage(model, settings.average_power, found=("core.heed",))
         self._guard = BufferGuard(model)
 
     def step(self, batch: Mapping[str, Tensor], *, lr_factor: float, beta: float) -> Outcome:

@@ -9,6 +9,7 @@ import torch
 
 from aime.config import LossConfig
 from aime.errors import ConfigError, ShapeError
+from aime.inputs import check_repeats
 from aime.learning import discriminator_loss
 from aime.losses import outlook
 from aime.observation import ObservationNoise
@@ -514,3 +515,5 @@ def test_beliefs_of_others_are_refused():
     copy.deepcopy(model).imagine(belief, actions)  # as good as its own
     with pytest.raises(ShapeError, match="0 times or more, not -1"):
         belief.repeat(-1)
+    with pytest.raises(ShapeError, match=r"a whole number of times, not 2\.5"):
+        check_repeats(2.5)

@@ -19,6 +19,7 @@ from aime import __version__
 from aime.commands import COMMANDS
 from aime.errors import AimeError, unknown
 from aime.pages import keep_freed_memory
+from aime.places import in_the_way
 
 FAILED = 2
 INTERRUPTED = 130
@@ -83,7 +84,7 @@ def _sentence(error: BaseException) -> str | None:
     if isinstance(error, AimeError):
         return str(error)
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return f"{error.filename} is a file, but a folder is wanted there; move it, or name another place"
+        return in_the_way(error.filename)
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror[0].lower()}{error.strerror[1:]}{place}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import SupportsIndex
+
 import torch
 from torch import Tensor
 
@@ -116,11 +119,13 @@ def check_count(beliefs: int, batch: int, of: str) -> None:
         raise ShapeError(f"the belief holds {beliefs} batch elements, but the {of} are for {batch}")
 
 
-def check_repeats(n: int) -> None:
-    """Refuse to repeat a belief less than no times.
+def check_repeats(n: object) -> None:
+    """Refuse to repeat a belief less than no times, or a part of a time.
 
     Raises:
         ShapeError: with the number.
     """
-    if n < 0:
+    if not isinstance(n, SupportsIndex):
+        raise ShapeError(f"a belief can be repeated a whole number of times, not {n!r}")
+    if operator.index(n) < 0:
         raise ShapeError(f"a belief can be repeated 0 times or more, not {n}")

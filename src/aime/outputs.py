@@ -71,7 +71,7 @@ class Belief:
         """Each batch element n times in a row: n futures can be dreamed from each.
 
         Raises:
-            ShapeError: n is below zero.
+            ShapeError: n is below zero, or no whole number.
         """
         check_repeats(n)
         index = torch.arange(len(self), device=self.hidden.device).repeat_interleave(n)

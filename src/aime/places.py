@@ -20,7 +20,7 @@ def require_folder(folder: Path) -> None:
     nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
         kind = "a link that leads nowhere" if nearest.is_symlink() and not nearest.exists() else "a file"
-        raise ConfigError(f"{nearest} is {kind}, but a folder is wanted there; move it, or name another place")
+        raise ConfigError(in_the_way(nearest, kind))
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigError(f"{nearest} may not be written into; change its permissions, or name another place")
 
@@ -36,6 +36,11 @@ def require_file(path: Path) -> None:
     require_folder(path.parent)
     if path.exists() and not os.access(path, os.W_OK):
         raise ConfigError(f"{path} may not be written; change its permissions, or name another place")
+
+
+def in_the_way(place: str | Path, kind: str = "a file") -> str:
+    """What to say of something that lies where a folder is wanted."""
+    return f"{place} is {kind}, but a folder is wanted there; move it, or name another place"
 
 
 def from_home(path: Path) -> str:

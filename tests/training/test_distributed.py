@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from aime.config import TrainConfig
+from aime.training import device
 from aime.training.checkpoint import MODEL, load_checkpoint
 from aime.training.distributed import World, any_rank, average_gradients, broadcast_from_first, join_world
 from aime.training.locate import locate
@@ -31,7 +32,7 @@ def test_alone_nothing_is_exchanged() -> None:
 
 
 def test_two_processes_train_one_model(settings: Settings, tmp_path: Path) -> None:
-    config = settings(max_steps=3, log_every=1)
+    config = settings(max_steps=3, log_every=1, precision="auto")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -48,6 +49,7 @@ def test_two_processes_train_one_model(settings: Settings, tmp_path: Path) -> No
     assert different == []
     assert not torch.equal(mine["clip"], other["clip"]), "each rank reads its own part of a batch"
     assert mine["noise"] != other["noise"]
+    assert mine["precisions"] == other["precisions"] == ("float32", "bf16"), "what rank 0 measured"
     checkpoint = load_checkpoint(locate(config.run_path))
     # Ten clips an epoch, four a step: the third step begins the second epoch.
     assert checkpoint.step == 3 and checkpoint.state["data"] == {"epoch": 1, "position": 4}
@@ -59,6 +61,8 @@ def train_rank(rank: int, port: int, config: TrainConfig, out: Path) -> None:
     """What torchrun starts, in one of two processes."""
     address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     os.environ.update(address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"})
+    device.cpu_bf16_gain = lambda model: 0.5 if rank == 0 else 2.0  # type: ignore[assignment]
+    device.cpu_bf16_recurrent_gain = lambda width, clips: 2.0 if rank == 0 else 0.5  # type: ignore[assignment]
     with join_world("cpu") as world:
         trainer = Trainer(config, world)
         trainer.draw = lambda: []  # type: ignore[method-assign]
@@ -67,5 +71,7 @@ def train_rank(rank: int, port: int, config: TrainConfig, out: Path) -> None:
         trainer.run()
         trainer.close()
         model = trainer.model.state_dict()
+        precisions = trainer.config.precision, trainer.config.optimizer.consolidation_precision
         learned = {"model": model, "clip": clip, "writes": world.writes, "noise": torch.rand(()).item()}
+        learned["precisions"] = precisions
         torch.save(learned, out / f"rank{rank}")

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aime.config import DataConfig, TrainConfig, replace
+from aime.config import DataConfig, Precision, TrainConfig, replace
 from aime.data.collect import CollectConfig, CollectProgress, collect
 from aime.data.index import INDEX_NAME
 from aime.data.simulation import require_tasks
@@ -20,7 +20,7 @@ from aime.data.store import EpisodeStore
 from aime.errors import CheckpointError, ConfigError, DataError
 from aime.training.checkpoint import Checkpoint, require_same_model
 from aime.training.device import resolve_precisions
-from aime.training.distributed import World, wait_for_all
+from aime.training.distributed import World, broadcast_from_first, wait_for_all
 from aime.training.runs import RunFolder, require_same_run, run_settings
 
 log = logging.getLogger("aime")
@@ -30,9 +30,11 @@ BEGUN = ".collecting"
 
 
 def resolve_settings(
-    config: TrainConfig, run: RunFolder, checkpoint: Checkpoint | None, device: torch.device
+    config: TrainConfig, run: RunFolder, checkpoint: Checkpoint | None, device: torch.device, world: World
 ) -> TrainConfig:
     """The settings with ``auto`` replaced by what it comes to here, or by what it came to when the run began.
+
+    Of several processes rank 0 alone measures: they would be in each other's way, and might find otherwise.
 
     Raises:
         ConfigError: the run was begun under settings that may not change.
@@ -46,7 +48,21 @@ def resolve_settings(
             rest = there.optimizer.consolidation_precision
             config = replace(config, optimizer=replace(config.optimizer, consolidation_precision=rest))
     kind: Any = device.type
-    return resolve_precisions(replace(config, device=kind), device)
+    config = replace(config, device=kind)
+    return _as_the_first(resolve_precisions(config, device) if world.writes else config, device, world)
+
+
+def _as_the_first(config: TrainConfig, device: torch.device, world: World) -> TrainConfig:
+    """The settings with the precisions that rank 0 has."""
+    names: tuple[Precision, ...] = get_args(Precision)
+    of_run, at_rest = config.precision, config.optimizer.consolidation_precision
+    chosen = torch.tensor([names.index(of_run), names.index(at_rest)], device=device)
+    broadcast_from_first([chosen], world)
+    of_run, at_rest = (names[int(i)] for i in chosen)
+    agreed: TrainConfig = replace(
+        config, precision=of_run, optimizer=replace(config.optimizer, consolidation_precision=at_rest)
+    )
+    return agreed
 
 
 def open_episodes(config: TrainConfig, run: RunFolder, checkpoint: Checkpoint | None, world: World) -> EpisodeStore:

@@ -90,7 +90,7 @@ class Trainer:
         found = self.folder.to_go_on_from()
         checkpoint = None if found is None else load_checkpoint(found, thorough=False)
         self.device = resolve_device(config.device)
-        self.config = resolve_settings(config, self.folder, checkpoint, self.device)
+        self.config = resolve_settings(config, self.folder, checkpoint, self.device, self.world)
         self.store = open_episodes(self.config, self.folder, checkpoint, self.world)
         seed_everything(self.config.seed)
         sizes = self.config.model.for_actions(self.store.action_dim)

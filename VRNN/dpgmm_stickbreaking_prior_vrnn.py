@@ -24,6 +24,7 @@ from aime.belief import DPGMMPrior
 from aime.dynamics import RecurrentCore
 from aime.learning import BalanceReport, GradientBalancer
 from aime.outputs import SequenceOutput
+from aime.reach import generator_parameters, objective_reach
 from aime.world_model import WorldModel
 from VRNN.devices import at_hand
 
@@ -40,12 +41,12 @@ class RGBOptimizer:
     def __init__(
         self, model: DPGMMVariationalRecurrentAutoencoder, settings: config.BalancerConfig, clip: float
     ) -> None:
-        self.balancer = GradientBalancer(model.objective_reach(), settings)
+        self.balancer = GradientBalancer(objective_reach(model), settings)
         self.clip = clip
         self.report: BalanceReport | None = None
         self.adversary_loss: Tensor | None = None
-        self._generator = list(model.generator_parameters())
-        self._adversary = list(model.discriminator_parameters())
+        self._generator = list(generator_parameters(model))
+        self._adversary = list(model.discriminator.parameters())
 
     def backward(self, losses: Sequence[Tensor]) -> BalanceReport:
         """Write the balanced gradient of the four losses of `compute_total_loss`, in Card 2's order, clipped.
@@ -103,7 +104,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModel):
         self.rgb_optimizer = RGBOptimizer(self, self._balancer_settings, grad_clip)
 
     def _groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.generator_parameters())}, {"params": list(self.discriminator_parameters())}]
+        return [{"params": list(generator_parameters(self))}, {"params": list(self.discriminator.parameters())}]
 
     def to(self, *args: Any, **kwargs: Any) -> DPGMMVariationalRecurrentAutoencoder:
         """`torch.nn.Module.to`, staying on the CPU where there is no GPU."""

@@ -27,6 +27,7 @@ from aime.evaluation.report import Evaluation
 from aime.evaluation.scores import DIFFERENCES, METRICS, PREDICTORS
 from aime.inputs import check_clip
 from aime.presets import preset_config
+from aime.reach import objective_reach
 from aime.studies.ablation import VARIANTS
 from aime.studies.benchmark import MINUTES
 from aime.studies.recipe import RECIPE
@@ -311,8 +312,8 @@ def test_wrong_shapes_are_refused_in_the_words_of_the_table():
 def test_the_reach_is_that_of_the_table():
     table = section(doc("docs/architecture.md"), "Which objective trains which part")
     model = small_model()
-    reach = {name: {id(p) for p in found} for name, found in model.objective_reach().items()}
-    reach["discriminator_loss"] = {id(p) for p in model.discriminator_parameters()}
+    reach = {name: {id(p) for p in found} for name, found in objective_reach(model).items()}
+    reach["discriminator_loss"] = {id(p) for p in model.discriminator.parameters()}
     told = {part: cells[1:] for cells in rows(table) for part in quoted(cells[0])}
     assert set(told) == {name for name, module in model.named_children() if list(module.parameters())}
     for part, cells in told.items():

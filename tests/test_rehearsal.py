@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from aime.config import LossConfig
-from aime.rehearsal import WHOLE_HALF_QUARTER, Recollection, matrices, rehearse_dynamics
+from aime.reach import dynamics_parameters, matrices
+from aime.rehearsal import WHOLE_HALF_QUARTER, Recollection, rehearse_dynamics
 from aime.transition import Transition
 from aime.world_model import WorldModel
 from tests.helpers import random_clip, small_model
@@ -68,6 +69,6 @@ def test_the_head_that_foretells_the_context_rehearses_beside_dynamics_and_by_it
 def test_what_hears_or_foretells_the_context_is_not_muons() -> None:
     model = small_model()
     names = {id(p): name for name, p in model.named_parameters()}
-    turned = {names[id(p)] for p in matrices(model, model.dynamics_parameters())}
+    turned = {names[id(p)] for p in matrices(model, dynamics_parameters(model))}
     assert "core.from_latent.weight" in turned and "prior.common_mean.weight" in turned
     assert not {name for name in turned if "context" in name}

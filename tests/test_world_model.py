@@ -13,6 +13,7 @@ from aime.inputs import check_repeats
 from aime.learning import discriminator_loss
 from aime.losses import outlook
 from aime.observation import ObservationNoise
+from aime.reach import generator_parameters, objective_reach
 from aime.world_model import WorldModel
 from tests.helpers import pushed_ball, random_clip, small_model
 
@@ -196,13 +197,13 @@ def test_declared_reach_is_truly_reached_and_covers_the_model():
         *pushed_ball(batch=2, time=6), loss=LossConfig(study_share=1.0, decode_every=1)
     )
     covered: set[int] = set()
-    for objective, parameters in model.objective_reach().items():
+    for objective, parameters in objective_reach(model).items():
         covered |= {id(p) for p in parameters}
         grads = torch.autograd.grad(losses[objective], parameters, retain_graph=True, allow_unused=True)
         if objective == "total_vae_loss":
             missing = [names[id(p)] for p, g in zip(parameters, grads, strict=True) if g is None]
             assert missing == ["schema.trust"], "how far to trust the schema is attention's"
-    left = {id(p) for p in model.generator_parameters()} - covered
+    left = {id(p) for p in generator_parameters(model)} - covered
     assert {names[each] for each in left} == {"core.from_context.weight"}, "which dynamics learns when perception rests"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from aime.attention import gaussian_nll_of, weighted_error
 from aime.belief import compute_kl_divergence_mc
@@ -149,30 +149,3 @@ def rehearse_decoder(
         loss = loss + settings.lambda_rollout * settings.beta * settings.lambda_dream * guessed.nll
         parts |= {"rollout_nll": guessed.nll.detach(), "dream_psnr": guessed.psnr}
     return loss, parts
-
-
-def perception_parameters(model: WorldModel) -> list[nn.Parameter]:
-    """What `rehearse_perception` trains."""
-    return _parameters(model.encoder, model.posterior, model.decoder)
-
-
-def decoder_parameters(model: WorldModel) -> list[nn.Parameter]:
-    """What `rehearse_decoder` trains."""
-    return _parameters(model.decoder)
-
-
-def matrices(model: WorldModel, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """The filters and matrices among them, which are Muon's: no biases, no gains, no background, and not the head that
-    foretells the context, which serves dreams alone."""
-    others = {id(p) for p in (model.decoder.background, *_parameters(model.context_head))}
-    return [p for p in parameters if p.ndim >= 2 and id(p) not in others]
-
-
-def reader_matrices(model: WorldModel) -> list[nn.Parameter]:
-    """Those of the Perceiver, which are Muon's, too: by AdamW its context told nothing for hundreds of steps. Neither
-    learned queries nor places are among them."""
-    return [p for name, p in model.perceiver.named_parameters() if p.ndim >= 2 and name.endswith(".weight")]
-
-
-def _parameters(*modules: nn.Module) -> list[nn.Parameter]:
-    return [parameter for module in modules for parameter in module.parameters()]

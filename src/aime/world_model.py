@@ -10,7 +10,7 @@ Whatever predicts frame t reads only frames and actions before t. See docs/archi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -465,44 +465,6 @@ class WorldModel(nn.Module):
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.noise.frame.device
-
-    def objective_reach(self) -> dict[str, list[nn.Parameter]]:
-        """Which parameters each objective is differentiated for; what hears the context learns at rest alone.
-
-        The ELBO trains what watches and dreams, and takes the context as it is. Perception trains the tokenizer and the
-        Perceiver. Attention trains the slots and the schema; the features that slots look at stay the ELBO's. Realism
-        is the decoder's job.
-        """
-
-        def of(*modules: nn.Module) -> list[nn.Parameter]:
-            return [p for module in modules for p in module.parameters()]
-
-        elbo = of(self.encoder, self.slot_attention, self.schema, self.posterior, self.decoder)
-        return {
-            "total_vae_loss": elbo + self.dynamics_parameters(),
-            "perceiver_loss": of(self.tokenizer, self.perceiver),
-            "attention_loss": of(self.slot_attention, self.schema),
-            "adversarial_loss": of(self.decoder),
-        }
-
-    def dynamics_parameters(self) -> list[nn.Parameter]:
-        """Those of core, prior and context head, but for what hears the context.
-
-        Wherever it was heard while latents learn, reconstructions were worse. So dynamics begins to hear it when
-        perception rests.
-        """
-        hearing = {id(p) for p in self.core.from_context.parameters()}
-        parts = (self.core, self.prior, self.context_head)
-        return [p for part in parts for p in part.parameters() if id(p) not in hearing]
-
-    def discriminator_parameters(self) -> Iterator[nn.Parameter]:
-        """The adversary's parameters; they have an optimizer of their own."""
-        return self.discriminator.parameters()
-
-    def generator_parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters but the adversary's."""
-        adversary = {id(p) for p in self.discriminator.parameters()}
-        return (p for p in self.parameters() if id(p) not in adversary)
 
     def _check_mine(self, belief: Belief) -> None:
         """Refuse a belief of a model of other settings, whose numbers mean nothing here; a copy's is welcome."""

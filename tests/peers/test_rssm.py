@@ -9,6 +9,7 @@ from aime.errors import AimeError
 from aime.peers import RSSM
 from aime.peers.rssm import GUESSES
 from aime.presets import preset_config
+from aime.reach import generator_parameters
 from aime.world_model import WorldModel
 from tests.helpers import ACTIONS, pushed_ball, random_clip, small_config
 
@@ -22,7 +23,7 @@ def peer() -> RSSM:
 @pytest.mark.parametrize("preset", ["tiny", "base"])
 def test_it_has_as_many_parameters_as_aime(preset: str) -> None:
     config = preset_config(preset).model.for_actions(6)
-    ours = sum(p.numel() for p in WorldModel(config).generator_parameters())
+    ours = sum(p.numel() for p in generator_parameters(WorldModel(config)))
     theirs = sum(p.numel() for p in RSSM(config).parameters())
     assert abs(theirs / ours - 1) < 0.05
 

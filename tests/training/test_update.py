@@ -14,6 +14,7 @@ from aime.data.store import EpisodeStore
 from aime.errors import TrainingError
 from aime.learning import discriminator_loss
 from aime.lesson import rollout_length
+from aime.reach import dynamics_parameters
 from aime.rehearsal import rehearse_dynamics, rehearse_perception
 from aime.training import muon
 from aime.training.album import Album, watch_episode
@@ -233,7 +234,7 @@ def lost_by(u: Updater, monkeypatch: pytest.MonkeyPatch, sign: float) -> None:
     from aime.training import update
 
     def loss(*args: Any) -> Tensor:
-        return rehearse_dynamics(*args) * 0 + sign * sum(p.square().sum() for p in u.model.dynamics_parameters())
+        return rehearse_dynamics(*args) * 0 + sign * sum(p.square().sum() for p in dynamics_parameters(u.model))
 
     monkeypatch.setattr(update, "rehearse_dynamics", loss)
 

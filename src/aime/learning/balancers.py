@@ -1,6 +1,6 @@
 """From four losses to one gradient: each objective is differentiated by itself, and a balancer combines the results.
 
-    balancer = GradientBalancer(model.objective_reach(), BalancerConfig())
+    balancer = GradientBalancer(objective_reach(model), BalancerConfig())
     report = balancer.backward(losses)      # sets .grad of every parameter within reach
     optimizer.step()
 

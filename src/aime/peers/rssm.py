@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from aime.config import ModelConfig
 from aime.inputs import check_clip, check_count, check_dream, check_repeats, to_unit_frames
+from aime.reach import generator_parameters
 from aime.world_model import WorldModel
 
 GROUPS, CLASSES, UNIMIX = 32, 32, 0.01
@@ -314,7 +315,7 @@ def _sizes_for(config: ModelConfig) -> tuple[int, int]:
         return sum(p.numel() for p in parameters)
 
     with torch.random.fork_rng(devices=[]):  # counting draws no number that training would
-        wanted = size(WorldModel(config).generator_parameters())
+        wanted = size(generator_parameters(WorldModel(config)))
     with torch.device("meta"):
         candidates: list[tuple[int, int]] = [(depth, 16 * depth) for depth in range(1, 257)]
         for _ in range(2):

@@ -20,14 +20,20 @@ from aime.learning import discriminator_loss
 from aime.learning.balancers import GradientBalancer
 from aime.lesson import placed, spread_out
 from aime.outputs import Judged, SequenceOutput
+from aime.reach import (
+    decoder_parameters,
+    dynamics_parameters,
+    generator_parameters,
+    hearing_parameters,
+    matrices,
+    objective_reach,
+    perception_parameters,
+    reader_matrices,
+)
 from aime.rehearsal import (
     WHOLE_HALF_QUARTER,
     Glimpses,
     Recollection,
-    decoder_parameters,
-    matrices,
-    perception_parameters,
-    reader_matrices,
     rehearse_decoder,
     rehearse_dynamics,
     rehearse_perception,
@@ -95,13 +101,13 @@ class Updater:
         self._rest_precision = precision if rest == "auto" else rest
         self._world = world or World()
         settings = config.optimizer
-        self.balancer = GradientBalancer(model.objective_reach(), config.balancer)
+        self.balancer = GradientBalancer(objective_reach(model), config.balancer)
         self._peaks = {
             MODEL: settings.learning_rate,
             MATRICES: settings.muon_learning_rate,
             CRITIC: settings.discriminator_learning_rate,
         }
-        dynamics = matrices(model, model.dynamics_parameters())
+        dynamics = matrices(model, dynamics_parameters(model))
         perception = matrices(model, perception_parameters(model)) + reader_matrices(model)
         turned = {id(p) for p in (*dynamics, *perception)}
         self._dynamics, self.decay = dynamics, FoundDecay(dynamics, settings)
@@ -110,14 +116,14 @@ class Updater:
             MODEL: _adamw(
                 self._peaks[MODEL],
                 settings.weight_decay,
-                [p for p in model.generator_parameters() if id(p) not in turned],
+                [p for p in generator_parameters(model) if id(p) not in turned],
                 SECOND_MOMENTS,
             ),
             MATRICES: Muon(
                 [{"params": some, "weight_decay": decay} for decay, some in groups],
                 lr=self._peaks[MATRICES],
             ),
-            CRITIC: _adamw(self._peaks[CRITIC], settings.weight_decay, list(model.discriminator_parameters())),
+            CRITIC: _adamw(self._peaks[CRITIC], settings.weight_decay, list(model.discriminator.parameters())),
         }
         self.memory = Memory()
         self.average = WeightAverage(model, settings.average_power, found=("core.heed",))
@@ -207,7 +213,7 @@ class Updater:
         bad = torch.zeros((), dtype=torch.bool, device=model.device)
         times, precision = settings.consolidation_rehearsals, self._rest_precision
         # AdamW has what hears the context: Muon moves a map in all directions alike, also where that tells nothing.
-        learners = [*model.dynamics_parameters(), *model.core.from_context.parameters()]
+        learners = dynamics_parameters(model) + hearing_parameters(model)
         bad = self._again(dynamics, learners, times, bad, precision)
         bad = self._again(decoder, decoder_parameters(model), 1, bad, self._precision)
         self.average.follow()
@@ -220,12 +226,12 @@ class Updater:
     def _follow_unseen(self, unseen: Album, loss: LossConfig) -> Tensor:
         """Move the weight decay of dynamics, and how far it believes the context, towards what foretells unseen clips
         better; their loss as it is."""
-        for parameter in self.model.generator_parameters():
+        for parameter in generator_parameters(self.model):
             parameter.grad = None
         with autocast(self.model.device, self._rest_precision):
             seen, _ = unseen.draw(self.config.optimizer.rehearsal_clips)
             objective = rehearse_dynamics(self.model, seen, loss, WHOLE_HALF_QUARTER)
-        asked = [*self._dynamics, *self.model.core.from_context.parameters()]
+        asked = self._dynamics + hearing_parameters(self.model)
         objective.backward(inputs=asked)  # type: ignore[no-untyped-call]
         average_gradients(asked, self._world)
         self.decay.follow()
@@ -253,7 +259,7 @@ class Updater:
 
         precision = self._precision
         bad = self._again(perception, perception_parameters(model), settings.second_looks, bad, precision)
-        self._again(dynamics, model.dynamics_parameters(), settings.rehearsals, bad, precision)
+        self._again(dynamics, dynamics_parameters(model), settings.rehearsals, bad, precision)
 
     def _again(
         self, objective: Callable[[], Tensor], learners: list[nn.Parameter], times: int, bad: Tensor, precision: str
@@ -262,7 +268,7 @@ class Updater:
         for _ in range(times):
             if self._knows(bad):
                 break
-            for parameter in self.model.generator_parameters():
+            for parameter in generator_parameters(self.model):
                 parameter.grad = None
             with autocast(self.model.device, precision):
                 loss = objective()
@@ -298,7 +304,7 @@ class Updater:
         """Fill in the critic's gradients; their norm before clipping."""
         self.optimizers[CRITIC].zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        average_gradients(self.model.discriminator_parameters(), self._world)
+        average_gradients(self.model.discriminator.parameters(), self._world)
         return self._clip(CRITIC)
 
     @torch.no_grad()

@@ -45,7 +45,7 @@ class RGBOptimizer:
         self.clip = clip
         self.report: BalanceReport | None = None
         self.adversary_loss: Tensor | None = None
-        self._generator = list(generator_parameters(model))
+        self._generator = generator_parameters(model)
         self._adversary = list(model.discriminator.parameters())
 
     def backward(self, losses: Sequence[Tensor]) -> BalanceReport:
@@ -104,7 +104,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModel):
         self.rgb_optimizer = RGBOptimizer(self, self._balancer_settings, grad_clip)
 
     def _groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(generator_parameters(self))}, {"params": list(self.discriminator.parameters())}]
+        return [{"params": generator_parameters(self)}, {"params": list(self.discriminator.parameters())}]
 
     def to(self, *args: Any, **kwargs: Any) -> DPGMMVariationalRecurrentAutoencoder:
         """`torch.nn.Module.to`, staying on the CPU where there is no GPU."""

@@ -14,6 +14,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from aime import __version__
 from aime.commands import COMMANDS
@@ -83,8 +84,9 @@ def _sentence(error: BaseException) -> str | None:
     """What to tell a person about an error; None where there is nothing they could do about it."""
     if isinstance(error, AimeError):
         return str(error)
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return in_the_way(error.filename)
+    blocked = isinstance(error, FileExistsError | NotADirectoryError) and error.filename
+    if blocked and (said := in_the_way(Path(blocked))) is not None:
+        return said
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror[0].lower()}{error.strerror[1:]}{place}"

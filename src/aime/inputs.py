@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import SupportsIndex
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,13 +119,15 @@ def check_count(beliefs: int, batch: int, of: str) -> None:
         raise ShapeError(f"the belief holds {beliefs} batch elements, but the {of} are for {batch}")
 
 
-def check_repeats(n: object) -> None:
+def check_repeats(n: Any) -> None:
     """Refuse to repeat a belief less than no times, or a part of a time.
 
     Raises:
         ShapeError: with the number.
     """
-    if not isinstance(n, SupportsIndex):
-        raise ShapeError(f"a belief can be repeated a whole number of times, not {n!r}")
-    if operator.index(n) < 0:
+    try:
+        times = operator.index(n)
+    except TypeError:
+        raise ShapeError(f"a belief can be repeated a whole number of times, not {n!r}") from None
+    if times < 0:
         raise ShapeError(f"a belief can be repeated 0 times or more, not {n}")

@@ -17,10 +17,9 @@ def require_folder(folder: Path) -> None:
     Raises:
         ConfigError: with the file in its place or on the way there, or the folder that may not be written into.
     """
-    nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
-    if not nearest.is_dir():
-        kind = "a link that leads nowhere" if nearest.is_symlink() and not nearest.exists() else "a file"
-        raise ConfigError(in_the_way(nearest, kind))
+    if (said := in_the_way(folder)) is not None:
+        raise ConfigError(said)
+    nearest = _nearest(folder)
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigError(f"{nearest} may not be written into; change its permissions, or name another place")
 
@@ -38,9 +37,18 @@ def require_file(path: Path) -> None:
         raise ConfigError(f"{path} may not be written; change its permissions, or name another place")
 
 
-def in_the_way(place: str | Path, kind: str = "a file") -> str:
-    """What to say of something that lies where a folder is wanted."""
-    return f"{place} is {kind}, but a folder is wanted there; move it, or name another place"
+def in_the_way(folder: Path) -> str | None:
+    """What to say of something that lies where a folder is wanted, or on the way there; None if nothing does."""
+    nearest = _nearest(folder)
+    if nearest.is_dir():
+        return None
+    kind = "a link that leads nowhere" if nearest.is_symlink() and not nearest.exists() else "a file"
+    return f"{nearest} is {kind}, but a folder is wanted there; move it, or name another place"
+
+
+def _nearest(folder: Path) -> Path:
+    """What there is of a path: itself, or the first of its parents."""
+    return next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
 
 
 def from_home(path: Path) -> str:

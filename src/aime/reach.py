@@ -5,7 +5,7 @@ A loss is differentiated for the parts that it is to move and for no others, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -30,10 +30,10 @@ def objective_reach(model: WorldModel) -> dict[str, list[nn.Parameter]]:
     }
 
 
-def generator_parameters(model: WorldModel) -> Iterator[nn.Parameter]:
+def generator_parameters(model: WorldModel) -> list[nn.Parameter]:
     """All parameters but the adversary's, which have an optimizer of their own."""
     adversary = {id(p) for p in model.discriminator.parameters()}
-    return (p for p in model.parameters() if id(p) not in adversary)
+    return [p for p in model.parameters() if id(p) not in adversary]
 
 
 def dynamics_parameters(model: WorldModel) -> list[nn.Parameter]:

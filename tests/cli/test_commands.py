@@ -181,13 +181,15 @@ def test_a_file_where_a_folder_should_be_is_left_alone(aime: Aime, tmp_path: Pat
     for argv in (
         ["train", "--data-dir", "notes", "--max-steps", "1"],
         ["train", "--run-dir", "notes", "--max-steps", "1"],
+        ["train", "--run-dir", "notes/run", "--max-steps", "1"],
         ["collect", "--out", "notes"],
+        ["collect", "--out", "notes/data"],
         ["ablate", "--out", "notes/ablation"],
         ["benchmark", "--out", "notes"],
         ["bench", "--out", "notes/bench.json"],
         *([command, "cartpole-swingup", "--out", "notes"] for command in ("evaluate", "imagine", "inspect")),
     ):
-        complains(aime(*argv), "notes", "is a file")
+        complains(aime(*argv), "notes is a file")
     complains(aime("bench", "--out", tmp_path), "is a folder")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     complains(aime("benchmark", "--out", "dangling"), "dangling", "a link that leads nowhere")

@@ -15,7 +15,7 @@ is AIME's; and that rewards and episode ends are not predicted, which AIME does 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -311,7 +311,7 @@ def _sizes_for(config: ModelConfig) -> tuple[int, int]:
     parameters, the adversary's not counted: first with the width at 16 times the channels, then by the width alone.
     """
 
-    def size(parameters: Iterator[nn.Parameter]) -> int:
+    def size(parameters: Iterable[nn.Parameter]) -> int:
         return sum(p.numel() for p in parameters)
 
     with torch.random.fork_rng(devices=[]):  # counting draws no number that training would

@@ -22,7 +22,7 @@ class WeightAverage:
     Args:
         model: the model that learns.
         power: larger is younger; infinite are the weights themselves.
-        found: names of buffers that are found by training as weights are, and are of no use beside others.
+        found: names of buffers that training finds as it finds weights, and that fit no other step's.
     """
 
     def __init__(self, model: nn.Module, power: float, found: Sequence[str] = ()) -> None:

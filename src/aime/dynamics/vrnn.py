@@ -114,6 +114,10 @@ class RecurrentCore(nn.Module):
         with torch.autocast("cpu", enabled=False) if exact else nullcontext():
             inputs = inputs.float() if exact and inputs.dtype == torch.bfloat16 else inputs
             hx = (state.hidden.to(inputs.dtype), state.cell.to(inputs.dtype))
+            if inputs.shape[1] == 1:
+                # The fused call lays out its weights anew each time, which takes longer than one frame of a stream.
+                hidden, cell = torch.lstm_cell(inputs[:, 0], (hx[0][0], hx[1][0]), *self.lstm.all_weights[0])
+                return hidden[:, None], RecurrentState(hidden[None], cell[None])
             output, (hidden, cell) = self.lstm(inputs, hx)
         return output, RecurrentState(hidden, cell)
 

@@ -65,6 +65,11 @@ class Sights:
         return torch.cat([look.perceived.context for look in self.looks])
 
     @property
+    def read(self) -> Float[Tensor, "batch time latents dim"]:
+        """What the Perceiver read of each frame by itself."""
+        return torch.cat([look.perceived.read for look in self.looks])
+
+    @property
     def indices(self) -> Int64[Tensor, "batch time p p"]:
         """The indices of all codes."""
         return torch.cat([look.indices for look in self.looks])

@@ -10,7 +10,7 @@ from aime.data.dataset import Window, read_window
 from aime.data.store import EpisodeStore
 from aime.rehearsal import Recollection
 from aime.training import album as albums
-from aime.training.album import Album, watch_episode
+from aime.training.album import Album, Page, starts_of, watch_episode
 from tests.helpers import small_model
 from tests.training.conftest import FRAMES
 
@@ -23,15 +23,16 @@ def store(ball_store: Path) -> EpisodeStore:
     return EpisodeStore.open(ball_store)
 
 
-def numbered(store: EpisodeStore, watched: list[int] | None = None) -> Callable[[int], Recollection]:
+def numbered(store: EpisodeStore, watched: list[int] | None = None) -> Callable[[int], Page]:
     """Sees in each frame which episode it is of, and which frame it is."""
 
-    def watch(episode: int) -> Recollection:
+    def watch(episode: int) -> Page:
         if watched is not None:
             watched.append(episode)
         length = store.record(episode).length
         told = torch.stack([torch.full((length,), float(episode)), torch.arange(float(length))], dim=-1)[None]
-        return Recollection(told, told, told, told, told[..., 0] < 0)
+        contexts = torch.stack([-told[0, start : start + CLIP] for start in starts_of(length, CLIP)])
+        return Page(Recollection(told, told, told, told, told[..., 0] < 0), contexts)
 
     return watch
 
@@ -40,7 +41,7 @@ def test_an_episode_is_seen_as_a_clip_of_its_length_is_and_nothing_learns(store:
     model = small_model().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     episode = store.split("train")[0]
-    seen = watch_episode(model, store, episode)
+    seen = watch_episode(model, store, episode, CLIP).seen
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     clip = {key: x[None] for key, x in read_window(store, Window(episode, 0), FRAMES, KEYS).items()}
     output = model.eval().forward_sequence(clip["observations"], clip["actions"], clip["is_first"], sample=False)
@@ -50,20 +51,43 @@ def test_an_episode_is_seen_as_a_clip_of_its_length_is_and_nothing_learns(store:
     assert not seen.mean.requires_grad
 
 
-def test_clips_begin_anywhere_and_their_frames_are_those_of_the_place(store: EpisodeStore) -> None:
+@pytest.mark.parametrize(("length", "clip", "expected"), [(6, 6, [0]), (8, 6, [0, 1, 2]), (70, 48, [0, 6, 12, 18, 22])])
+def test_clips_begin_all_along_an_episode_and_the_last_ends_it(length: int, clip: int, expected: list[int]) -> None:
+    assert starts_of(length, clip) == expected
+
+
+def test_a_clip_is_of_its_place_in_latents_contexts_and_frames(store: EpisodeStore) -> None:
     album = Album(store, CLIP, seed=0, trained_on=10**6)
     album.open(0, numbered(store))
     seen, windows = album.draw(400)
     assert {(window.episode, window.start) for window in windows} == {
-        (episode, start) for episode in store.split("train") for start in range(FRAMES - CLIP + 1)
+        (episode, start) for episode in store.split("train") for start in starts_of(FRAMES, CLIP)
     }
     for row, window in enumerate(windows[:20]):
         assert seen.mean[row, :, 0].tolist() == [window.episode] * CLIP
         assert seen.mean[row, :, 1].tolist() == list(range(window.start, window.start + CLIP))
+        assert torch.equal(seen.context[row], -seen.mean[row])
     at = torch.tensor([1, 4])
     frames = album.frames(windows[:3], at)
     for shown, window in zip(frames, windows, strict=False):
         assert torch.equal(shown, read_window(store, window, CLIP, ["observations"])["observations"][at])
+
+
+def test_contexts_are_of_the_clip_alone_as_who_watches_only_that_has_them(store: EpisodeStore) -> None:
+    model = small_model().eval()
+    episode = store.split("train")[0]
+    page = watch_episode(model, store, episode, CLIP)
+    starts = starts_of(FRAMES, CLIP)
+    assert len(page.contexts) == len(starts) > 1
+    for number, start in enumerate(starts):
+        ours = page.clip(number)
+        clip = {key: x[None] for key, x in read_window(store, Window(episode, start), CLIP, KEYS).items()}
+        watched = model.forward_sequence(clip["observations"], clip["actions"], clip["is_first"], sample=False)
+        torch.testing.assert_close(ours.context, watched.context, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours.mean, watched.latent_mean, atol=1e-4, rtol=1e-4)
+        known = page.seen.context[:, start : start + CLIP]
+        assert ((ours.context - known).abs().max() > 1e-3) == (start > 0), "an episode's know what was before"
+    assert not page.contexts.requires_grad
 
 
 def test_it_begins_with_what_training_has_seen_and_takes_in_one_more_a_step(store: EpisodeStore) -> None:

@@ -108,8 +108,9 @@ def test_a_step_moves_every_part_of_the_model(tmp_path: Path) -> None:
 def album(u: Updater, store_path: Path, split: str = "train") -> Album:
     """Of the episodes of a split, as the model sees them."""
     store = EpisodeStore.open(store_path)
-    made = Album(store, u.model.config.sequence_length, seed=0, trained_on=10**6, split=split)
-    made.open(0, lambda episode: watch_episode(u.model, store, episode))
+    length = u.model.config.sequence_length
+    made = Album(store, length, seed=0, trained_on=10**6, split=split)
+    made.open(0, lambda episode: watch_episode(u.model, store, episode, length))
     return made
 
 

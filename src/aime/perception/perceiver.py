@@ -67,6 +67,8 @@ class PerceiverOutput:
 
     context: Float[Tensor, "b t context"]
     """c[t], from frames ≤ t; float32."""
+    read: Float[Tensor, "b t latents dim"]
+    """What was read of each frame by itself, from which contexts can be found again (`CausalPerceiver.recall`)."""
     cache: PerceiverCache
     """The memory with which the next frames can be read."""
     read_out: Callable[[], Tensor]
@@ -137,8 +139,34 @@ class CausalPerceiver(nn.Module):
         b, t = is_first.shape
         tokens = self.embed(codes.flatten(0, 1))
         latents = self.read(self.latents, tokens)
-        x = (latents + self.read_mlp(latents)).unflatten(0, (b, t))
+        read = (latents + self.read_mlp(latents)).unflatten(0, (b, t))
+        final, remembered = self._remember(read, is_first, cache)
 
+        def read_out() -> Tensor:
+            # Each query knows what stands at its place now, so that the latents are asked for what changes.
+            queries = self.next_position() + self.from_present(tokens)
+            return self.to_logits(self.read_next(queries, final.flatten(0, 1))).float().unflatten(0, (b, t))
+
+        return PerceiverOutput(context=self._context(final), read=read, cache=remembered, read_out=read_out)
+
+    @torch.no_grad()
+    def recall(self, read: Float[Tensor, "b t latents dim"]) -> Float[Tensor, "b t context"]:
+        """The contexts of clips with nothing before them, by what was read of their frames when they were watched as
+        parts of something longer."""
+        first = torch.zeros(read.shape[:2], dtype=torch.bool, device=read.device)
+        first[:, 0] = True
+        return self._context(self._remember(read, first, None)[0])
+
+    def _context(self, final: Float[Tensor, "b t latents dim"]) -> Float[Tensor, "b t context"]:
+        """The read-out of the context."""
+        context = self.to_context(self.read_context(self.context_query, final.flatten(0, 1))[:, 0])
+        return context.float().unflatten(0, final.shape[:2])
+
+    def _remember(
+        self, x: Float[Tensor, "b t latents dim"], is_first: Bool[Tensor, "b t"], cache: PerceiverCache | None
+    ) -> tuple[Float[Tensor, "b t latents dim"], PerceiverCache]:
+        """The latents of t frames as those before let them be understood; and the memory after them."""
+        b, t = is_first.shape
         history = 0 if cache is None and t <= self.window else self.window - 1
         if cache is None:
             memory = x.new_zeros(b, len(self.blocks), history, self.latents_per_frame, 2, self.dim)
@@ -152,21 +180,9 @@ class CausalPerceiver(nn.Module):
         for block, past in zip(self.blocks, memory.unbind(1), strict=True):
             x, keys_values = block(x, past, chunks)
             remembered.append(_last(keys_values, self.window - 1))
-        final = x.flatten(0, 1)
-        context = self.to_context(self.read_context(self.context_query, final)[:, 0])
-
-        def read_out() -> Tensor:
-            # Each query knows what stands at its place now, so that the latents are asked for what changes.
-            queries = self.next_position() + self.from_present(tokens)
-            return self.to_logits(self.read_next(queries, final)).float().unflatten(0, (b, t))
-
         # A frame of the running episode has the last frame's number; what was never there has none.
         still_visible = _last(episodes == episodes[:, -1:], self.window - 1)
-        return PerceiverOutput(
-            context=context.float().unflatten(0, (b, t)),
-            cache=PerceiverCache(torch.stack(remembered, dim=1), still_visible),
-            read_out=read_out,
-        )
+        return x, PerceiverCache(torch.stack(remembered, dim=1), still_visible)
 
     def _chunks(self, episodes: Int64[Tensor, "b total"], t: int, history: int) -> TimeChunks:
         """Cut t frames after `history` remembered ones into chunks of at most `window` queries."""

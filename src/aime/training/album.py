@@ -6,17 +6,19 @@
     album.frames(windows, at)        # … and what they look like
 
 A memory of clips that were watched (`aime.training.memory`) holds the same stretches over and over, and dynamics comes
-to know each by its actions. Here a clip begins at any frame. An album is not saved: perception that rests sees again
-what it saw.
+to know each by its actions. Here clips begin all along every episode, and their contexts are of the clip alone: those
+of the episode know what was before it, as no context does of who has watched for a few frames. An album is not saved:
+perception that rests sees again what it saw.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from aime.data.dataset import Window, WindowDataset, read_window
@@ -29,6 +31,31 @@ FIRST_FRAMES = 2**14
 """Frames that are watched before the first step, at most; at each step one more episode is."""
 MOST_FRAMES = 2**17
 """Frames that it holds. Where there are more, the oldest episode goes when another comes."""
+STARTS = 8
+"""So many clips of an album hold a frame; for each of them it has a context."""
+RECALLED = 64
+"""Clips whose contexts are found at once."""
+
+
+def starts_of(length: int, clip: int) -> list[int]:
+    """Where clips begin in an episode of so many frames, the last so that it ends there."""
+    return [*range(0, length - clip, max(1, clip // STARTS)), length - clip]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole episode as a model sees it."""
+
+    seen: Recollection
+    """With the contexts of who watched all of it."""
+    contexts: Float[Tensor, "starts clip context"]
+    """Those of who watches but the clip, for the clips that begin at `starts_of` it."""
+
+    def clip(self, number: int) -> Recollection:
+        """One of those clips."""
+        length = self.contexts.shape[1]
+        start = starts_of(self.seen.mean.shape[1], length)[number]
+        return replace(self.seen.clip(start, start + length), context=self.contexts[number, None])
 
 
 class Album:
@@ -55,10 +82,10 @@ class Album:
         self._first_frames = min(FIRST_FRAMES, trained_on)
         self._ids: list[int] = dataset.episodes[order].tolist()
         self._lengths: list[int] = dataset.lengths[order].tolist()
-        self._pages: dict[int, Recollection] = {}
+        self._pages: dict[int, Page] = {}
         """By turn, which goes on counting where the episodes begin again."""
 
-    def open(self, step: int, watch: Callable[[int], Recollection]) -> None:
+    def open(self, step: int, watch: Callable[[int], Page]) -> None:
         """Have the episodes in it that belong to step number `step` (from 0); `watch` sees one, by its id."""
         wanted = self._turns(step)
         for turn in [turn for turn in self._pages if turn not in wanted]:
@@ -66,19 +93,19 @@ class Album:
         for turn in wanted:
             if turn not in self._pages:
                 self._pages[turn] = watch(self._ids[turn % len(self._ids)])
-        self._starts = torch.tensor([self._length(turn) - self._clip + 1 for turn in wanted])
+        self._starts = torch.tensor([len(starts_of(self._length(turn), self._clip)) for turn in wanted])
 
     def draw(self, clips: int) -> tuple[Recollection, list[Window]]:
-        """Clips at random, each place in the episodes as likely as the next; and where they are."""
+        """Clips at random, each as likely as the next; and where they are."""
         ends = self._starts.cumsum(0)
-        place = torch.randint(int(ends[-1]), (clips,))
-        page = torch.searchsorted(ends, place, right=True)
-        start = place - (ends - self._starts)[page]
+        choice = torch.randint(int(ends[-1]), (clips,))
+        page = torch.searchsorted(ends, choice, right=True)
+        number = choice - (ends - self._starts)[page]
         turns = list(self._pages)
         windows, pieces = [], []
-        for turn, at in zip([turns[n] for n in page.tolist()], start.tolist(), strict=True):
-            windows.append(Window(self._ids[turn % len(self._ids)], at))
-            pieces.append(self._pages[turn].clip(at, at + self._clip))
+        for turn, n in zip([turns[p] for p in page.tolist()], number.tolist(), strict=True):
+            windows.append(Window(self._ids[turn % len(self._ids)], starts_of(self._length(turn), self._clip)[n]))
+            pieces.append(self._pages[turn].clip(n))
         return Recollection.together(pieces), windows
 
     def frames(self, windows: list[Window], at: Int64[Tensor, " n"]) -> UInt8[Tensor, "clips n 3 height width"]:
@@ -106,8 +133,8 @@ class Album:
 
 
 @torch.no_grad()
-def watch_episode(model: WorldModel, store: EpisodeStore, episode: int) -> Recollection:
-    """A whole episode as a model sees it, which learns nothing from that."""
+def watch_episode(model: WorldModel, store: EpisodeStore, episode: int, clip: int) -> Page:
+    """A whole episode, of `clip` frames at least, as a model sees it, which learns nothing from that."""
     length = store.record(episode).length
     item = read_window(store, Window(episode, 0), length, ["observations", "actions", "is_first"])
     frames, actions = (item[name][None].to(model.device) for name in ("observations", "actions"))
@@ -121,8 +148,10 @@ def watch_episode(model: WorldModel, store: EpisodeStore, episode: int) -> Recol
                 to_unit_frames(frames[:, piece]), actions[:, piece], first[:, piece], belief, sample=False
             )
             belief = seen.belief
-            pieces.append((seen.latent_mean, seen.latent_log_var, seen.sights.context))
+            pieces.append((seen.latent_mean, seen.latent_log_var, seen.sights.context, seen.sights.read))
+        mean, log_var, context, read = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+        clips = torch.stack([read[0, at : at + clip] for at in starts_of(length, clip)])
+        contexts = torch.cat([model.perceiver.recall(some) for some in clips.split(RECALLED)])
     finally:
         model.train(training)
-    mean, log_var, context = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
-    return Recollection(mean, log_var, context, actions, first)
+    return Page(Recollection(mean, log_var, context, actions, first), contexts)

@@ -7,8 +7,7 @@ import logging
 from aime.config import TrainConfig
 from aime.data.store import EpisodeStore
 from aime.errors import DataError
-from aime.rehearsal import Recollection
-from aime.training.album import FIRST_FRAMES, Album, watch_episode
+from aime.training.album import FIRST_FRAMES, Album, Page, watch_episode
 from aime.training.device import autocast
 from aime.training.update import Outcome, Updater
 
@@ -59,9 +58,9 @@ class Rest:
             self._album = Album(self._store, length, self._seed, trained_on=frames or FIRST_FRAMES)
             self._unseen = self._of_validation(frames or FIRST_FRAMES)
 
-        def watch(episode: int) -> Recollection:
+        def watch(episode: int) -> Page:
             with autocast(model.device, config.precision):
-                return watch_episode(model, self._store, episode)
+                return watch_episode(model, self._store, episode, config.model.sequence_length)
 
         for album in (self._album, self._unseen):
             if album is not None:

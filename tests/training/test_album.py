@@ -31,8 +31,9 @@ def numbered(store: EpisodeStore, watched: list[int] | None = None) -> Callable[
             watched.append(episode)
         length = store.record(episode).length
         told = torch.stack([torch.full((length,), float(episode)), torch.arange(float(length))], dim=-1)[None]
-        contexts = torch.stack([-told[0, start : start + CLIP] for start in starts_of(length, CLIP)])
-        return Page(Recollection(told, told, told, told, told[..., 0] < 0), contexts)
+        starts = starts_of(length, CLIP)
+        contexts = torch.stack([-told[0, start : start + CLIP] for start in starts])
+        return Page(Recollection(told, told, told, told, told[..., 0] < 0), starts, contexts)
 
     return watch
 
@@ -77,9 +78,8 @@ def test_contexts_are_of_the_clip_alone_as_who_watches_only_that_has_them(store:
     model = small_model().eval()
     episode = store.split("train")[0]
     page = watch_episode(model, store, episode, CLIP)
-    starts = starts_of(FRAMES, CLIP)
-    assert len(page.contexts) == len(starts) > 1
-    for number, start in enumerate(starts):
+    assert page.starts == starts_of(FRAMES, CLIP) and len(page.contexts) == len(page.starts) > 1
+    for number, start in enumerate(page.starts):
         ours = page.clip(number)
         clip = {key: x[None] for key, x in read_window(store, Window(episode, start), CLIP, KEYS).items()}
         watched = model.forward_sequence(clip["observations"], clip["actions"], clip["is_first"], sample=False)

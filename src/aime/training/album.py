@@ -32,7 +32,7 @@ FIRST_FRAMES = 2**14
 MOST_FRAMES = 2**17
 """Frames that it holds. Where there are more, the oldest episode goes when another comes."""
 STARTS = 8
-"""So many clips of an album hold a frame; for each of them it has a context."""
+"""Some so many clips of an album hold a frame; for each of them it has a context."""
 RECALLED = 64
 """Clips whose contexts are found at once."""
 
@@ -48,13 +48,14 @@ class Page:
 
     seen: Recollection
     """With the contexts of who watched all of it."""
+    starts: list[int]
+    """Where clips begin in it."""
     contexts: Float[Tensor, "starts clip context"]
-    """Those of who watches but the clip, for the clips that begin at `starts_of` it."""
+    """Those of who watches but the clip, for each of them."""
 
     def clip(self, number: int) -> Recollection:
         """One of those clips."""
-        length = self.contexts.shape[1]
-        start = starts_of(self.seen.mean.shape[1], length)[number]
+        start, length = self.starts[number], self.contexts.shape[1]
         return replace(self.seen.clip(start, start + length), context=self.contexts[number, None])
 
 
@@ -93,19 +94,19 @@ class Album:
         for turn in wanted:
             if turn not in self._pages:
                 self._pages[turn] = watch(self._ids[turn % len(self._ids)])
-        self._starts = torch.tensor([len(starts_of(self._length(turn), self._clip)) for turn in wanted])
 
     def draw(self, clips: int) -> tuple[Recollection, list[Window]]:
         """Clips at random, each as likely as the next; and where they are."""
-        ends = self._starts.cumsum(0)
+        pages = list(self._pages.items())
+        counts = torch.tensor([len(page.starts) for _, page in pages])
+        ends = counts.cumsum(0)
         choice = torch.randint(int(ends[-1]), (clips,))
-        page = torch.searchsorted(ends, choice, right=True)
-        number = choice - (ends - self._starts)[page]
-        turns = list(self._pages)
+        which = torch.searchsorted(ends, choice, right=True)
+        number = choice - (ends - counts)[which]
         windows, pieces = [], []
-        for turn, n in zip([turns[p] for p in page.tolist()], number.tolist(), strict=True):
-            windows.append(Window(self._ids[turn % len(self._ids)], starts_of(self._length(turn), self._clip)[n]))
-            pieces.append(self._pages[turn].clip(n))
+        for (turn, page), n in zip([pages[p] for p in which.tolist()], number.tolist(), strict=True):
+            windows.append(Window(self._ids[turn % len(self._ids)], page.starts[n]))
+            pieces.append(page.clip(n))
         return Recollection.together(pieces), windows
 
     def frames(self, windows: list[Window], at: Int64[Tensor, " n"]) -> UInt8[Tensor, "clips n 3 height width"]:
@@ -150,8 +151,9 @@ def watch_episode(model: WorldModel, store: EpisodeStore, episode: int, clip: in
             belief = seen.belief
             pieces.append((seen.latent_mean, seen.latent_log_var, seen.sights.context, seen.sights.read))
         mean, log_var, context, read = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
-        clips = torch.stack([read[0, at : at + clip] for at in starts_of(length, clip)])
+        starts = starts_of(length, clip)
+        clips = torch.stack([read[0, at : at + clip] for at in starts])
         contexts = torch.cat([model.perceiver.recall(some) for some in clips.split(RECALLED)])
     finally:
         model.train(training)
-    return Page(Recollection(mean, log_var, context, actions, first), contexts)
+    return Page(Recollection(mean, log_var, context, actions, first), starts, contexts)

@@ -8,6 +8,7 @@ import torch
 
 from aime.data.dataset import Window, read_window
 from aime.data.store import EpisodeStore
+from aime.perception.perceiver import CausalPerceiver
 from aime.rehearsal import Recollection
 from aime.training import album as albums
 from aime.training.album import Album, Page, starts_of, watch_episode
@@ -88,6 +89,17 @@ def test_contexts_are_of_the_clip_alone_as_who_watches_only_that_has_them(store:
         known = page.seen.context[:, start : start + CLIP]
         assert ((ours.context - known).abs().max() > 1e-3) == (start > 0), "an episode's know what was before"
     assert not page.contexts.requires_grad
+
+
+def test_contexts_that_dynamics_does_not_hear_are_not_found(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(perceiver_context=False).eval()
+    monkeypatch.setattr(CausalPerceiver, "recall", lambda *_: pytest.fail("nobody was to hear it"))
+    page = watch_episode(model, store, store.split("train")[0], CLIP)
+    assert page.contexts.shape[:2] == (len(page.starts), CLIP) and not page.contexts.any()
+    seen = Recollection.together([page.clip(0), page.clip(1)])
+    assert seen.context.shape == (2, CLIP, page.seen.context.shape[-1])
 
 
 def test_it_begins_with_what_training_has_seen_and_takes_in_one_more_a_step(store: EpisodeStore) -> None:

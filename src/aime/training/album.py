@@ -51,7 +51,7 @@ class Page:
     starts: list[int]
     """Where clips begin in it."""
     contexts: Float[Tensor, "starts clip context"]
-    """Those of who watches but the clip, for each of them."""
+    """Those of who watches but the clip, for each of them; zero where dynamics does not hear contexts."""
 
     def clip(self, number: int) -> Recollection:
         """One of those clips."""
@@ -152,8 +152,11 @@ def watch_episode(model: WorldModel, store: EpisodeStore, episode: int, clip: in
             pieces.append((seen.latent_mean, seen.latent_log_var, seen.sights.context, seen.sights.read))
         mean, log_var, context, read = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
         starts = starts_of(length, clip)
-        clips = torch.stack([read[0, at : at + clip] for at in starts])
-        contexts = torch.cat([model.perceiver.recall(some) for some in clips.split(RECALLED)])
+        if model.config.perceiver_context:
+            clips = torch.stack([read[0, at : at + clip] for at in starts])
+            contexts = torch.cat([model.perceiver.recall(some) for some in clips.split(RECALLED)])
+        else:  # nobody is to hear them, and to find them takes a tenth of the watching
+            contexts = context.new_zeros(1).expand(len(starts), clip, context.shape[-1])
     finally:
         model.train(training)
     return Page(Recollection(mean, log_var, context, actions, first), starts, contexts)

@@ -66,10 +66,10 @@ def combine(runs: Sequence[Run], weights: Float64[Tensor, " t"]) -> None:
     scales = coefficients(weights)
     for run in runs:
         for rows in run.chunks():
-            result = torch.zeros_like(rows[0])
-            for i, row in zip(run.objectives, rows, strict=True):
-                add_scaled(result, row, scales[i])
-            rows[0].copy_(result)
+            (i, total), *others = zip(run.objectives, rows, strict=True)
+            scale_(total, scales[i])
+            for j, row in others:
+                add_scaled(total, row, scales[j])
 
 
 def coefficients(weights: Tensor) -> list[float] | list[Tensor]:

@@ -15,12 +15,14 @@ from aime.bench.config import CLIPS, SECTIONS, BenchConfig
 from aime.bench.figures import Figure, NotMeasured
 from aime.bench.probe import machine
 from aime.bench.run import MEASURES, measure
+from aime.bench.subject import Subject
 from aime.bench.table import Report, cell, quantity
 from aime.bench.timing import Timing
 from aime.cli import main
 from aime.config import DataConfig, ModelSettings, TrainConfig
 from aime.errors import ConfigError, DataError
 from aime.presets import PRESETS
+from aime.training import update
 from tests.data.making import make_store
 from tests.helpers import small_config
 
@@ -68,6 +70,20 @@ def test_every_section_is_in_the_table_and_in_the_file(
     assert sum(f.value or 0 for f in figures if f.section == "pillars") == pytest.approx(1)
     assert {f.note for f in figures if f.value is None} == {"no process for it in this test"}
     assert content["machine"]["gpu"] is None or content["machine"]["device"] == "cuda"
+
+
+def test_a_step_is_told_apart_from_what_rehearses_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed: list[str] = []
+    for name in ("rehearse_perception", "rehearse_dynamics"):
+        found = getattr(update, name)
+        monkeypatch.setattr(update, name, lambda *a, f=found, n=name: (rehearsed.append(n), f(*a))[1])
+    sizes = {name: getattr(small_config(), name) for name in ModelSettings.__dataclass_fields__}
+    config = TrainConfig(model=ModelSettings(**sizes), data=DataConfig(batch_size=2), precision="float32")
+    subject = Subject("tiny", config, torch.device("cpu"))
+    subject.unrehearsed().stepper()()
+    assert rehearsed == []
+    subject.stepper()()
+    assert len(rehearsed) == config.optimizer.second_looks + config.optimizer.rehearsals
 
 
 def test_bf16_that_is_emulated_is_not_measured(small: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,11 @@ from aime.bench.timing import take_turns
 
 
 def measure_steps(subject: Subject, rounds: int) -> Iterator[Figure]:
-    """`Updater.step` as `aime train` calls it: forward, every backward, RGB, discriminator, both AdamW.
+    """`Updater.step` as `aime train` calls it: forward, every backward, RGB, discriminator, the optimizers, and then
+    second looks and rehearsals; and the same without these last two.
 
-    Both precisions and a matrix product in each take turns, so that the share of the product's speed, too, is of one
-    and the same moment.
+    Both kinds of step in both precisions and a matrix product in each take turns, so that the share of the product's
+    speed, too, is of one and the same moment.
     """
     # One by one: a model of each precision is in memory here, and the third would be for nothing.
     step = subject.at("float32").stepper()
@@ -29,6 +30,7 @@ def measure_steps(subject: Subject, rounds: int) -> Iterator[Figure]:
 
     subjects = {name: subject.at(name) for name in precisions(subject.device)}
     runs = {("step", name): each.stepper() for name, each in subjects.items()}
+    runs |= {("without", name): each.unrehearsed().stepper() for name, each in subjects.items()}
     runs |= {("product", name): product(name, subject.device) for name in subjects}
     times = take_turns(runs, rounds, subject.device)
     for name, each in subjects.items():
@@ -37,6 +39,7 @@ def measure_steps(subject: Subject, rounds: int) -> Iterator[Figure]:
         yield Figure("parameters", parameters, "parameters", precision=name)
         yield Figure("work of a step", work, "FLOP", precision=name)
         yield Figure.taken("a step", taken, precision=name)
+        yield Figure.taken("… without second looks and rehearsals", times["without", name], precision=name)
         yield Figure.rate("trained on", subject.frames, "frames/s", taken, precision=name)
         yield Figure("achieved", speed, "FLOP/s", precision=name)
         share = speed * times["product", name].median / FLOP

@@ -78,3 +78,8 @@ class Subject:
     def at(self, precision: str) -> Subject:
         """The same in another precision."""
         return replace(self, config=changed(self.config, precision=precision))
+
+    def unrehearsed(self) -> Subject:
+        """The same, whose steps are of their clips alone: no second looks, no rehearsals."""
+        optimizer = changed(self.config.optimizer, second_looks=0, rehearsals=0)
+        return replace(self, config=changed(self.config, optimizer=optimizer))

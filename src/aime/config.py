@@ -269,7 +269,7 @@ class OptimizerConfig:
     """Further updates of dynamics and prior after those, on latents watched lately."""
     rehearsal_clips: int = 16
     """Clips in each of those."""
-    consolidation: float = 0.35
+    consolidation: float = 0.5
     """Share of a run, its last part, in which perception rests: dynamics and prior learn from latents that no longer
     change, and the decoder from what they guess. 0 for none; 1 for nothing else, which makes the most of a
     --load-checkpoint whose perception is good."""

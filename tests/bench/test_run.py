@@ -27,12 +27,15 @@ from tests.data.making import make_store
 from tests.helpers import small_config
 
 
+def small_preset(**settings: Any) -> TrainConfig:
+    sizes = {name: getattr(small_config(), name) for name in ModelSettings.__dataclass_fields__}
+    return TrainConfig(model=ModelSettings(**sizes), data=DataConfig(batch_size=2), **settings)
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The presets are a small model, and no process is started for memory (`test_memory` does that)."""
-    sizes = {name: getattr(small_config(), name) for name in ModelSettings.__dataclass_fields__}
-    config = TrainConfig(model=ModelSettings(**sizes), data=DataConfig(batch_size=2))
-    monkeypatch.setattr(run, "preset_config", lambda name: config)
+    monkeypatch.setattr(run, "preset_config", lambda name: small_preset())
     monkeypatch.setattr(run, "probe", lambda precision, device: Timing((0.1, 0.1)))
     monkeypatch.setattr(probe, "SIZE", 64)
     monkeypatch.setattr(probe, "_emulates_bf16", lambda: False)
@@ -77,8 +80,7 @@ def test_a_step_is_told_apart_from_what_rehearses_after_it(monkeypatch: pytest.M
     for name in ("rehearse_perception", "rehearse_dynamics"):
         found = getattr(update, name)
         monkeypatch.setattr(update, name, lambda *a, f=found, n=name: (rehearsed.append(n), f(*a))[1])
-    sizes = {name: getattr(small_config(), name) for name in ModelSettings.__dataclass_fields__}
-    config = TrainConfig(model=ModelSettings(**sizes), data=DataConfig(batch_size=2), precision="float32")
+    config = small_preset(precision="float32")
     subject = Subject("tiny", config, torch.device("cpu"))
     subject.unrehearsed().stepper()()
     assert rehearsed == []

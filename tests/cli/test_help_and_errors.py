@@ -122,6 +122,7 @@ def test_version(aime: Aime) -> None:
         (["benchmark", "--clips", "1"], ["--clips", "at least 2"]),
         (["ablate", "--clips", "1"], ["--clips", "at least 2"]),
         (["ablate", "--minutes", "nan"], ["--minutes", "above zero", "nan"]),
+        (["ablate", "--minutes", "3", "--steps", "640"], ["--minutes", "number of steps", "give one"]),
         (["ablate", "--variants", "no-contxt"], ["--variants", "'no-contxt'", "no-context"]),
         (["ablate", "--seeds", "0"], ["--seeds", "at least 1"]),
         (["ablate", "--env", "walker-wlak"], ["'walker-wlak'", "walker-walk"]),

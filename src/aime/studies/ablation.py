@@ -108,7 +108,7 @@ class AblationConfig:
         if not self.variants or len(set(self.variants)) < len(self.variants):
             raise ConfigError("variants must name at least one, and none of them twice")
         if self.minutes is not None and self.steps is not None:
-            raise ConfigError("minutes and steps are two ways to say how long each run is: give one of them")
+            raise ConfigError("minutes cannot go with a number of steps: both say how long each run is, so give one")
         if self.minutes is not None and not self.minutes > 0:  # nan is not above zero either
             raise ConfigError(f"minutes must be above zero, got {self.minutes}")
         if self.steps is not None and self.steps < 1:

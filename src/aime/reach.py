@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def objective_reach(model: WorldModel) -> dict[str, list[nn.Parameter]]:
     """What each objective is differentiated for; what hears the context learns at rest alone.
 
-    The ELBO trains what watches and dreams, and takes the context as it is. Perception trains the tokenizer and the
-    Perceiver. Attention trains the slots and the schema; the features that slots look at stay the ELBO's. Realism is
-    the decoder's job.
+    The ELBO trains what watches and dreams, and takes context, slots and maps as they are. Perception trains the
+    tokenizer and the Perceiver. Attention trains the slots and the schema; the features that slots look at stay the
+    ELBO's. Realism is the decoder's job.
     """
-    watching = _of(model.encoder, model.slot_attention, model.schema, model.posterior, model.decoder)
+    watching = _of(model.encoder, model.posterior, model.decoder)
     return {
         "total_vae_loss": watching + dynamics_parameters(model),
         "perceiver_loss": _of(model.tokenizer, model.perceiver),

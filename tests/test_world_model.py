@@ -201,8 +201,9 @@ def test_declared_reach_is_truly_reached_and_covers_the_model():
         covered |= {id(p) for p in parameters}
         grads = torch.autograd.grad(losses[objective], parameters, retain_graph=True, allow_unused=True)
         missing = [names[id(p)] for p, g in zip(parameters, grads, strict=True) if g is None]
-        sure = ["decoder.from_doubt.weight"] if objective == "adversarial_loss" else []  # it judges draws, not guesses
-        assert missing == sure, f"{objective} says that it trains {missing}"
+        # Of guesses the adversary judges what is told with certainty, so doubt is nothing to it.
+        untold = ["decoder.from_doubt.weight"] if objective == "adversarial_loss" else []
+        assert missing == untold, f"{objective} says that it trains {missing}"
     left = {id(p) for p in generator_parameters(model)} - covered
     assert {names[each] for each in left} == {"core.from_context.weight"}, "which dynamics learns when perception rests"
 

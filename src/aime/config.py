@@ -220,7 +220,8 @@ class BalancerConfig:
     alpha_steps: int = 3
     """Newton or sweep iterations of the solver for the angles."""
     objective_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 0.1)
-    """Say of each objective (ELBO, perception, attention, realism): in the consensus, and after the rotation."""
+    """Say of each objective (ELBO, perception, attention, realism): in the consensus, and after the rotation; where it
+    alone moves a part, the factor of its gradient."""
 
     def __post_init__(self) -> None:
         _require_choices(self)
@@ -231,6 +232,7 @@ class BalancerConfig:
             len(self.objective_weights) == 4 and all(w >= 0 for w in self.objective_weights),
             f"objective_weights must be four numbers that are not negative, got {self.objective_weights}",
         )
+        _require(any(self.objective_weights), "objective_weights must not all be zero: nothing would be learned")
 
 
 @dataclass(frozen=True)

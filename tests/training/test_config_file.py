@@ -71,6 +71,7 @@ def test_settings_may_stand_flat_and_numbers_may_be_written_as_people_write_them
         ("learning_rate: fast", ["learning_rate", "a number", "'fast'"]),
         ("wandb: 1", ["wandb", "true or false"]),
         ("objective_weights: [1, 2]", ["objective_weights", "4 numbers"]),
+        ("objective_weights: [0, 0, 0, 0]", ["objective_weights", "must not all be zero"]),
         ("batch_size: 0", ["batch_size", "at least 1"]),
         ("critic_limit: 80", ["critic_limit", "[0.5, 1]", "80"]),
         ("model: 3", ["model", "section"]),
